@@ -16,7 +16,7 @@ def add_command(command: Callable[..., Any]) -> None:
                      "runs; or a table (.csv) with the columns parameters, tokens, loss")  # fmt: skip
     new.add_argument("--budget", metavar="FLOPS", type=float, action="append", default=[],
                      help="training FLOPs 6 N D to find the best size and tokens for; may be repeated")  # fmt: skip
-    new.add_argument("--hold-out", metavar="SIZES", help="names of the sizes to predict, separated by commas; `none` "
+    new.add_argument("--held-out", metavar="SIZES", help="names of the sizes to predict, separated by commas; `none` "
                      "fits all (default: those of the sweep, of a table the largest)")  # fmt: skip
     new.add_argument("--skip-failed", action="store_true", help="leave out runs that diverged or failed")
     new.add_argument("--samples", type=int, default=200, help="bootstrap samples of the runs, for intervals (200)")
@@ -27,9 +27,9 @@ def add_command(command: Callable[..., Any]) -> None:
 def run_scaling(args: argparse.Namespace) -> int:
     from zoo.training.scaling.report import scaling
 
-    named = None if args.hold_out is None else [name.strip() for name in args.hold_out.split(",") if name.strip()]
-    hold_out = [] if named == ["none"] else named
-    report = scaling(args.source, hold_out=hold_out, out=args.out, budgets=args.budget, skip_failed=args.skip_failed,
+    named = None if args.held_out is None else [name.strip() for name in args.held_out.split(",") if name.strip()]
+    held_out = [] if named == ["none"] else named
+    report = scaling(args.source, held_out=held_out, out=args.out, budgets=args.budget, skip_failed=args.skip_failed,
                      samples=args.samples, level=args.level)  # fmt: skip
     for table in report.tables():
         stdout_console().print(table)

@@ -31,7 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> ScalingReport:
 
 
 def test_the_held_out_run_is_predicted(report: ScalingReport) -> None:
-    assert report.hold_out == ["400k"] and len(report.fitted) == 20 and report.ok
+    assert report.held_out == ["400k"] and len(report.fitted) == 20 and report.ok
     first = report.predictions()[0]
     assert first.law == "chinchilla" and abs(first.error) < 0.01 and first.nearest.size == "200k"
     assert first.nearest.tokens == 4_000_000 and first.nearest_error > 3 * abs(first.error)
@@ -64,14 +64,14 @@ def test_the_command(report: ScalingReport, tmp_path: Path, capsys: pytest.Captu
     words = ["scaling", str(tmp_path / "runs.csv"), "--samples", "2", "--out", str(tmp_path / "out")]
     assert cli(words) == 2
     assert "size 400k, 2,000,000 tokens, seed 0: diverged; repeat the run" in capsys.readouterr().err
-    assert cli([*words, "--skip-failed", "--budget", "1e13", "--hold-out", "200k, 400k"]) == 1
+    assert cli([*words, "--skip-failed", "--budget", "1e13", "--held-out", "200k, 400k"]) == 1
     output = capsys.readouterr().out
     for part in ("best size and tokens", "chinchilla", "kaplan", "left out: size 400k", "200k (held out)"):
         assert part in output, part
-    assert cli([*words, "--skip-failed", "--hold-out", "none"]) == 1
+    assert cli([*words, "--skip-failed", "--held-out", "none"]) == 1
     assert "held-out run" not in capsys.readouterr().out
     assert (tmp_path / "out" / "scaling.png").is_file()
-    for more, message in ((["--hold-out", "1k"], "no run of the held-out size '1k'; there are 10k, 25k"),
+    for more, message in ((["--held-out", "1k"], "no run of the held-out size '1k'; there are 10k, 25k"),
                           (["--budget", "-1"], "budget=-1.0: expected training FLOPs above 0")):  # fmt: skip
         assert cli([*words, "--skip-failed", *more]) == 2
         assert message in capsys.readouterr().err
@@ -88,9 +88,9 @@ def test_a_sweep_that_determines_no_law_is_refused_before_it_runs(
     with pytest.raises(ScalingError, match="4 runs are too few"):
         scaling(tmp_path / "s.yaml")
     with pytest.raises(ScalingError, match="2 different numbers of tokens, expected at least 3"):
-        scaling(tmp_path / "s.yaml", hold_out=[])
+        scaling(tmp_path / "s.yaml", held_out=[])
     with pytest.raises(ScalingError, match="no size 'd' to hold out"):
-        scaling(tmp_path / "s.yaml", hold_out=["d"])
+        scaling(tmp_path / "s.yaml", held_out=["d"])
     assert not (tmp_path / "out").exists()
 
 

@@ -37,12 +37,12 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
 def test_sizes_and_steps(read: Reader) -> None:
     sweep = read()
     a, b = sweep.sizes  # the smaller one first
-    assert (a.name, a.parameters, b.name) == ("a", 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16, "b") and sweep.hold_out == ["b"]
+    assert (a.name, a.parameters, b.name) == ("a", 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16, "b") and sweep.held_out == ["b"]
     assert a.tokens_per_step == 16 * 64 and a.plan.values == ["2", "4"] and a.plan.seeds == [0]
     assert a.plan.shared == ["data=synthetic", "betas=[0.9, 0.95]", "depth=1", "width=16", "mlp_dim=32"]
-    per_parameter = read(tokens=None, tokens_per_parameter=[20], seeds=[3, 5], hold_out=[])
+    per_parameter = read(tokens=None, tokens_per_parameter=[20], seeds=[3, 5], held_out=[])
     assert [size.plan.values for size in per_parameter.sizes] == [["51"], ["403"]]
-    assert per_parameter.hold_out == [] and per_parameter.sizes[0].plan.seeds == [3, 5]
+    assert per_parameter.held_out == [] and per_parameter.sizes[0].plan.seeds == [3, 5]
 
 
 def test_equal_budgets_have_fewer_tokens_for_larger_sizes(read: Reader) -> None:
@@ -53,8 +53,8 @@ def test_equal_budgets_have_fewer_tokens_for_larger_sizes(read: Reader) -> None:
 
 
 def test_a_size_with_tokens_of_its_own(read: Reader) -> None:
-    sweep = read(sizes=SIZES | {"c": {"depth": 2, "width": 48, "heads": 2, "tokens": 8192}}, hold_out="a")
-    assert [size.plan.values for size in sweep.sizes] == [["2", "4"], ["2", "4"], ["8"]] and sweep.hold_out == ["a"]
+    sweep = read(sizes=SIZES | {"c": {"depth": 2, "width": 48, "heads": 2, "tokens": 8192}}, held_out="a")
+    assert [size.plan.values for size in sweep.sizes] == [["2", "4"], ["2", "4"], ["8"]] and sweep.held_out == ["a"]
     assert "tokens=8192" not in sweep.sizes[2].plan.shared
 
 
@@ -68,7 +68,7 @@ def test_a_size_with_tokens_of_its_own(read: Reader) -> None:
     ({"tokens": ["1e6"]}, "tokens: .*expected numbers above 0"),
     ({"tokens": [100, 4096]}, r"are \[0, 4\] steps of 1024 tokens"),
     ({"tokens": [4096, 4097]}, "expected different numbers"),
-    ({"hold_out": "d"}, "hold_out: no size 'd'; expected some of a, b"),
+    ({"held_out": "d"}, "held_out: no size 'd'; expected some of a, b"),
     ({"seeds": 0}, "seeds: 0: expected a number of seeds above 0"),
     ({"options": {"steps": 5}}, "options: steps is chosen for each run"),
     ({"options": {"data": "synthetic", "widht": 5}}, "unknown option 'widht'.*did you mean"),
@@ -96,7 +96,7 @@ def test_the_sweep_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = read_sweep(ROOT / "configs" / "sweeps" / "scaling_laws.yaml")
     sizes = [size.parameters for size in sweep.sizes]
     assert len(sizes) == 6 and 9_000 < sizes[0] < 11_000 and 380_000 < sizes[-1] < 420_000
-    assert sweep.hold_out == [sweep.sizes[-1].name]
+    assert sweep.held_out == [sweep.sizes[-1].name]
 
 
 def test_runs_and_what_is_left_of_them(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

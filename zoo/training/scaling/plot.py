@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _POINTS = 100  # of each curve
 
 
-def figure_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], fit: Fit) -> "Figure":
+def figure_of(runs: Sequence[ScalingRun], held_out: Sequence[str], fit: Fit) -> "Figure":
     """Loss of each size over tokens and over training FLOPs: points are runs, hollow ones held out, lines the fit.
 
     On the right also the lowest loss for each amount of compute.
@@ -29,7 +29,7 @@ def figure_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], fit: Fit) -> 
     runs = [run for run in runs if not run.failure]
     for number, size in enumerate(sizes_of(runs)):
         own = [run for run in runs if run.size == size]
-        _plot_size(left, right, fit, own, number, held=size in hold_out)
+        _plot_size(left, right, fit, own, number, held=size in held_out)
     flops = np.geomspace(min(run.flops for run in runs), max(run.flops for run in runs) * 2, _POINTS)
     try:
         best = [fit.optimum(float(value)).loss for value in flops]

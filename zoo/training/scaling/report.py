@@ -67,7 +67,7 @@ class ScalingReport:
 
     Attributes:
         runs: All runs, those that failed included.
-        hold_out: Names of the sizes that the fits have not seen.
+        held_out: Names of the sizes that the fits have not seen.
         fits: {name of the law: its fit}.
         folder: Where `scaling.json`, `scaling.md`, `scaling.png` and `results.csv` are written.
         budgets: Training FLOPs to find the best size for.
@@ -75,7 +75,7 @@ class ScalingReport:
     """
 
     runs: list[ScalingRun]
-    hold_out: list[str]
+    held_out: list[str]
     fits: dict[str, Fit]
     folder: Path
     budgets: list[float] = field(default_factory=list)
@@ -89,14 +89,14 @@ class ScalingReport:
     @property
     def fitted(self) -> list[ScalingRun]:
         """The runs of the fits."""
-        return [run for run in self.runs if run.size not in self.hold_out and not run.failure]
+        return [run for run in self.runs if run.size not in self.held_out and not run.failure]
 
     def predictions(self) -> list[Prediction]:
         """Of each held-out run by each law."""
         nearest = max(self.fitted, key=lambda run: (run.parameters, run.tokens, -run.seed))
         return [Prediction(run, name, fit.predict(run.parameters, run.tokens),
                            fit.prediction_interval(run.parameters, run.tokens), nearest)
-                for run in self.runs if run.size in self.hold_out and not run.failure
+                for run in self.runs if run.size in self.held_out and not run.failure
                 for name, fit in self.fits.items()]  # fmt: skip
 
     def optima(self) -> dict[str, list[Optimum]]:
@@ -107,7 +107,7 @@ class ScalingReport:
         """Everything as plain values."""
         return {
             "runs": [vars(run) | {"loss": None if run.failure else run.loss, "flops": run.flops} for run in self.runs],
-            "hold_out": self.hold_out,
+            "held_out": self.held_out,
             "fits": {name: fit.to_json() for name, fit in self.fits.items()},
             "predictions": [prediction.to_json() for prediction in self.predictions()],
             "optima": {name: [vars(each) for each in found] for name, found in self.optima().items()},
@@ -124,7 +124,7 @@ class ScalingReport:
 
     def figure(self) -> "Figure":
         """The plot of the runs with the fit of the first law."""
-        return figure_of(self.runs, self.hold_out, next(iter(self.fits.values())))
+        return figure_of(self.runs, self.held_out, next(iter(self.fits.values())))
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class ScalingReport:
             loss = run.failure or f"{run.loss:.4f}"
             residuals = ["-" if run.failure else f"{run.loss / fit.predict(run.parameters, run.tokens) - 1:+.2%}"
                          for fit in self.fits.values()]  # fmt: skip
-            size = run.size + (" (held out)" if run.size in self.hold_out else "")
+            size = run.size + (" (held out)" if run.size in self.held_out else "")
             rows.append([size, f"{run.parameters:,}", format_count(run.tokens), f"{run.flops:.2e}", loss, seconds,
                          *residuals])  # fmt: skip
         return f"{len(self.runs)} runs", head, rows
@@ -208,13 +208,13 @@ def _range(interval: tuple[float, float]) -> str:
     return " to ".join(format_count(round(value)) for value in interval)
 
 
-def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path, *, budgets: Sequence[float] = (),
+def report_of(runs: Sequence[ScalingRun], held_out: Sequence[str], folder: Path, *, budgets: Sequence[float] = (),
               skip_failed: bool = False, samples: int = 200, level: float = 0.95) -> ScalingReport:  # fmt: skip
     """Fit both laws to the runs of the sizes that are not held out.
 
     Args:
         runs: The runs.
-        hold_out: Names of sizes that are predicted, not fitted.
+        held_out: Names of sizes that are predicted, not fitted.
         folder: Folder of the report.
         budgets: Training FLOPs to find the best size for.
         skip_failed: Leave out runs that diverged or failed; otherwise they are an error.
@@ -223,7 +223,7 @@ def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path,
     Raises: ScalingError for runs that failed, sizes that are not there, and runs that do not determine a law.
     """
     sizes = sizes_of(runs)
-    if unknown := [name for name in hold_out if name not in sizes]:
+    if unknown := [name for name in held_out if name not in sizes]:
         raise ScalingError(f"no run of the held-out size {unknown[0]!r}; there are {', '.join(sizes) or 'none'}")
     failed = [run for run in runs if run.failure or not math.isfinite(run.loss)]
     if failed and not skip_failed:
@@ -231,7 +231,7 @@ def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path,
                            f"learning rate, or leave such runs out with --skip-failed")  # fmt: skip
     marked = [replace(run, failure=run.failure or "no finite loss") if run in failed else run for run in runs]
     ordered = sorted(marked, key=lambda run: (run.parameters, run.tokens, run.seed))
-    chosen = [run for run in ordered if not run.failure and run.size not in hold_out]
+    chosen = [run for run in ordered if not run.failure and run.size not in held_out]
     columns = [
         np.array([getattr(run, name) for run in chosen], dtype=np.float64) for name in ("parameters", "tokens", "loss")
     ]
@@ -239,22 +239,22 @@ def report_of(runs: Sequence[ScalingRun], hold_out: Sequence[str], folder: Path,
     n, d, loss = columns
     fits = {name: fit_law(law, n, d, loss, names=names, samples=samples, level=level) for name, law in LAWS.items()}
     skipped = [run for run in ordered if run.failure]
-    report = ScalingReport(ordered, list(hold_out), fits, folder, list(budgets), skipped)
+    report = ScalingReport(ordered, list(held_out), fits, folder, list(budgets), skipped)
     report.optima()  # a budget that is not above 0 is an error before anything is written
     return report
 
 
-def _check_planned(sweep: Sweep, hold_out: Sequence[str]) -> None:
+def _check_planned(sweep: Sweep, held_out: Sequence[str]) -> None:
     """Raise ScalingError before the first run if the runs of a sweep could not determine the laws."""
     known = [size.name for size in sweep.sizes]
-    if unknown := [name for name in hold_out if name not in known]:
+    if unknown := [name for name in held_out if name not in known]:
         raise ScalingError(f"the sweep has no size {unknown[0]!r} to hold out; its sizes are {', '.join(known)}")
-    fitted = [(n, d) for name, n, d in sweep.planned() if name not in hold_out]
+    fitted = [(n, d) for name, n, d in sweep.planned() if name not in held_out]
     for law in LAWS.values():
         check_design(law, [n for n, _ in fitted], [d for _, d in fitted])
 
 
-def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: str | Path | None = None,
+def scaling(source: str | Path, *, held_out: Sequence[str] | None = None, out: str | Path | None = None,
             budgets: Sequence[float] = (), skip_failed: bool = False, samples: int = 200,
             level: float = 0.95) -> ScalingReport:  # fmt: skip
     """Run or read a sweep, fit both laws, and write tables and plot.
@@ -262,7 +262,7 @@ def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: s
     Args:
         source: The description of a sweep (.yaml), whose runs are done unless they are complete; a folder of such runs,
             as far as they are complete; or a table of runs (.csv), see `read_runs`.
-        hold_out: Names of sizes that are predicted, not fitted. Default: those of the description, for a table the
+        held_out: Names of sizes that are predicted, not fitted. Default: those of the description, for a table the
             largest; empty for none.
         out: Folder of the runs and the report; default that of the sweep, for a table its folder.
         budgets, skip_failed, samples, level: As in `report_of`.
@@ -281,14 +281,14 @@ def scaling(source: str | Path, *, hold_out: Sequence[str] | None = None, out: s
                                f"SWEEP.yaml` makes, its description, or a table of runs (.csv)")  # fmt: skip
         sweep = read_sweep(description, path if path.is_dir() else Path(out) if out else None)
         if not path.is_dir():
-            _check_planned(sweep, sweep.hold_out if hold_out is None else hold_out)
+            _check_planned(sweep, sweep.held_out if held_out is None else held_out)
         runs = sweep.read() if path.is_dir() else sweep.run()
-        held, folder = sweep.hold_out, sweep.out
+        held, folder = sweep.held_out, sweep.out
         if not runs:
             raise ScalingError(f"{path}: no run is complete yet; `zoo scaling SWEEP.yaml` runs them")
     there = sizes_of(runs)
-    if hold_out is None:  # of a folder whose largest runs are still to come, none is held out
-        hold_out = there[-1:] if held is None else [name for name in held if name in there]
-    report = report_of(runs, hold_out, folder, budgets=budgets, skip_failed=skip_failed, samples=samples, level=level)
+    if held_out is None:  # of a folder whose largest runs are still to come, none is held out
+        held_out = there[-1:] if held is None else [name for name in held if name in there]
+    report = report_of(runs, held_out, folder, budgets=budgets, skip_failed=skip_failed, samples=samples, level=level)
     report.write()
     return report

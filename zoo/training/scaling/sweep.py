@@ -7,7 +7,7 @@
     tokens: [500000, 1000000]            # every size at each of them; or
     budgets: [1.0e+12, 3.0e+12]          # training FLOPs C: every size N at C / (6 N) tokens (IsoFLOP); or
     tokens_per_parameter: [20, 40]
-    options: {seed: 0}                   # of all runs; seeds, hold_out, out as below
+    options: {seed: 0}                   # of all runs; seeds, held_out, out as below
 
 A size may have `tokens`, `budgets` or `tokens_per_parameter` of its own. Each (size, tokens) is a run of its own with
 `steps=` chosen, so that its learning rate falls to its own end. Parameters N are those of the blocks: embeddings,
@@ -36,7 +36,7 @@ from zoo.training.sweep.results import Trial
 from zoo.utils.errors import did_you_mean
 
 LENGTHS = ("tokens", "budgets", "tokens_per_parameter")
-_KEYS = ("recipe", "sizes", *LENGTHS, "options", "seeds", "hold_out", "out")
+_KEYS = ("recipe", "sizes", *LENGTHS, "options", "seeds", "held_out", "out")
 _BLOCK = re.compile(r"(?:^|\.)blocks\.")
 SWEEP_FILE = "sweep.yaml"
 
@@ -65,14 +65,14 @@ class Sweep:
     Attributes:
         script: The script of the recipe.
         sizes: The runs of each size.
-        hold_out: Names of the sizes that the fit does not see.
+        held_out: Names of the sizes that the fit does not see.
         out: Folder of all runs.
         content: The description, as written.
     """
 
     script: Path
     sizes: list[SizePlan]
-    hold_out: list[str]
+    held_out: list[str]
     out: Path
     content: dict[str, Any] = field(default_factory=dict)
 
@@ -138,7 +138,7 @@ def read_sweep(file: Path, out: Path | None = None) -> Sweep:
         plan = Plan(script, "steps", steps, seeds, None, words, folder / f"size-{name}")
         plans.append(SizePlan(str(name), parameters, tokens_per_step, plan))
     plans.sort(key=lambda size: size.parameters)
-    return Sweep(script, plans, _hold_out(file, content.get("hold_out"), plans), folder, content)
+    return Sweep(script, plans, _held_out(file, content.get("held_out"), plans), folder, content)
 
 
 def size_of(script: Path, words: Sequence[str]) -> tuple[int, int]:
@@ -218,14 +218,14 @@ def _steps(file: Path, name: str, options: Mapping[str, Any], content: Mapping[s
     return [str(each) for each in sorted(steps)]
 
 
-def _hold_out(file: Path, given: Any, sizes: Sequence[SizePlan]) -> list[str]:
+def _held_out(file: Path, given: Any, sizes: Sequence[SizePlan]) -> list[str]:
     """The sizes that the fit does not see: by default the largest."""
     known = [size.name for size in sizes]
     if given is None:
         return known[-1:]
     names = [str(name) for name in (given if isinstance(given, list) else [given])]
     if unknown := [name for name in names if name not in known]:
-        raise ScalingError(f"{file}: hold_out: no size {unknown[0]!r}; expected some of {', '.join(known)}, or []")
+        raise ScalingError(f"{file}: held_out: no size {unknown[0]!r}; expected some of {', '.join(known)}, or []")
     return names
 
 
