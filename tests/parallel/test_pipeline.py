@@ -195,6 +195,25 @@ def test_steps_with_tied_embeddings(count: int, data: int, shard: bool) -> None:
             torch.testing.assert_close(value, average[name], atol=1e-10, rtol=0)
 
 
+def frozen_steps(rank: int, trained: tuple[str, ...]) -> tuple[float, Gradients]:
+    model = family("gpt2", **UNTIED)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
+    pipeline = Pipeline(model, dist.group.WORLD, lm_loss, microbatches=2)
+    pipeline.step({name: x[0] for name, x in texts().items()})
+    norm = float(pipeline.clip_grad_norm_(1e-3))
+    return norm, {name: p.grad for name, p in pipeline.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("trained", [("blocks.0.", "blocks.1."), ("blocks.2.", "blocks.3.")])
+def test_all_of_a_stage_may_be_frozen(trained: tuple[str, ...]) -> None:
+    (norm, first), (same, last) = ranks(2, frozen_steps, trained)
+    assert norm == same > 1e-3
+    gradients = first | last
+    assert gradients and all(name.startswith(trained) for name in gradients)
+    assert torch.stack([x.norm() for x in gradients.values()]).norm() == pytest.approx(1e-3, rel=1e-2)
+
+
 def evaluated(rank: int) -> tuple[list[float], int]:
     pipeline = Pipeline(family("gpt2"), dist.group.WORLD, lm_loss, microbatches=2).eval()
     batch = {name: x[0] for name, x in texts().items()}

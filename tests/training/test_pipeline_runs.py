@@ -38,7 +38,19 @@ def classes() -> Task:
     return ClassificationTask(model, optim=OPTIM, ema=0.9, label_smoothing=0.1, class_weights=torch.tensor([1, 2, 0.5]))
 
 
-TASKS: dict[str, Callable[[], Task]] = {"next tokens": causal, "masked tokens": masked, "classes": classes}
+def frozen() -> Task:
+    """The first of two stages has nothing to train."""
+    freeze = ["tokens", "blocks.0", "blocks.1"]
+    return CausalLMTask(zoo.create_model("gpt_nano", tie_word_embeddings=False, **TEXT).double(),
+                        optim=OptimSettings(lr=1e-2, freeze=freeze))  # fmt: skip
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "next tokens": causal,
+    "masked tokens": masked,
+    "classes": classes,
+    "frozen stage": frozen,
+}
 
 
 def batches(name: str, part: int, parts: int) -> list[dict[str, Any]]:
@@ -98,6 +110,10 @@ def test_steps_are_those_of_one_process(name: str) -> None:
     assert_one_process(name, Plan(pipeline=2, microbatches=4))
 
 
+def test_a_stage_without_trained_parameters() -> None:
+    assert_one_process("frozen stage", Plan(pipeline=2, microbatches=2))
+
+
 class Own(CausalLMTask):
     """A task that may compute another loss."""
 
@@ -116,7 +132,7 @@ def test_other_tasks_and_precisions_are_named() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["next tokens", "masked tokens", "classes"])
 def test_eight_processes_in_three_dimensions(name: str) -> None:
     assert_one_process(name, Plan(pipeline=2, tensor=2, data=2, microbatches=2))
 

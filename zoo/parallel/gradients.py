@@ -45,4 +45,5 @@ def clip_by_norm(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) 
     """Scale the gradients of parameters, whose norm is `norm`, down to the norm `most` where it is greater."""
     held = [local(p.grad) for p in parameters if p.grad is not None]
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([x for x in held if x.numel()], factor)
+    if held := [x for x in held if x.numel()]:  # a process may have no part of any
+        torch._foreach_mul_(held, factor)

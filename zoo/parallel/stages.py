@@ -91,7 +91,10 @@ class StageModel(nn.Module):
                     return self.loss(LastStage(self), batch).reshape(())
                 model.encode(**inputs_of(self, batch))
             assert self.blocks.sent is not None
-            return self.blocks.sent.contiguous()  # it is sent as it lies in memory
+            sent = self.blocks.sent.contiguous()  # it is sent as it lies in memory
+            if torch.is_grad_enabled() and not sent.requires_grad:  # frozen: torch sends gradients back all the same
+                sent = sent.detach().requires_grad_()
+            return sent
         finally:
             self.blocks.received = self.blocks.sent = None
 

@@ -221,7 +221,8 @@ class Task(L.LightningModule):
         self._step_loss = sums[0] / total
         assert self._usual_count is not None
         factor = self.trainer.accumulate_grad_batches * world * self._usual_count / total
-        torch._foreach_mul_([local(p.grad) for p in optimized(optimizer) if p.grad is not None], factor)
+        if gradients := [local(p.grad) for p in optimized(optimizer) if p.grad is not None]:  # none in a frozen stage
+            torch._foreach_mul_(gradients, factor)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
