@@ -262,11 +262,12 @@ def test_the_list() -> None:
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["plan", "vit_cifar_tiny", "depth=2", "--gpus", "2", "--batch", "8-images", "--tflops", "100"]
+    line += ["--precision", "fp32"]  # 100 TFLOP/s are those of the precision
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     best = found["plans"][0]
     assert found["hardware"]["tflops"] == 100 and found["batch"]["rows"] == 8
-    assert best["memory_bytes"]["total"] > 0 and best["recipe"].endswith("precision=bf16")
+    assert best["memory_bytes"]["total"] > 0 and best["recipe"].endswith("precision=fp32")
     assert Plan.from_dict(best["plan"]).world == 2
     assert main(line) == 0
     assert "devices=2 batch_size=8" in capsys.readouterr().out
@@ -277,8 +278,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("gpt_nano --gpus 2 --batch 100-tokens", "not a whole number of rows of 128 tokens: choose 128-tokens"),
         ("gpt_nano --gpus 2 --batch lots", "expected a number of tokens or rows"),
-        ("gpt_nano --gpus 2 --batch 4-rows --length 999", "takes at most 128 tokens"),
+        ("gpt_nano --gpus 2 --batch 4-rows --length 999", "takes 1 to 128 tokens"),
+        ("gpt_nano --gpus 2 --batch 4-rows --length 0", "length=0: GPT2 takes 1 to 128 tokens"),
         ("vit_cifar_tiny --gpus 2 --batch 4k-tokens", "and no text: give the batch in rows"),
+        ("gpt_nano --gpus 12 --batch 12-rows", "gpus=12: expected at most 8, the devices of a machine, or a multiple"),
+        ("gpt_nano --gpus 2 --batch 4-rows --gpu h100 --measure", "--gpu h100 of another device: omit one of them"),
         ("gpt_nano --gpus 0 --batch 4-rows", "gpus=0: expected at least 1"),
         ("gpt_nano --gpus 2 --batch 4-rows --gpu h10", "gpu='h10' is not in the table; did you mean"),
         ("gpt_nano --gpus 2 --batch 4-rows --tflops -1", "--tflops -1.0: expected more than 0"),

@@ -17,7 +17,7 @@ def add_command(command: Callable[..., Any], describe_model: Callable[..., Any])
     new.add_argument("--batch", required=True, metavar="SIZE",
                      help="of a step: 4M-tokens, 512-rows, 8k-images, 256-clips")  # fmt: skip
     new.add_argument("--length", type=int, help="tokens of each row of a text (max_length, at most 4096)")
-    new.add_argument("--gpu", default="h100", metavar="NAME",
+    new.add_argument("--gpu", metavar="NAME",
                      help="the device: h100, h200, a100, b200, l40s, or cpu, which is measured (h100)")  # fmt: skip
     new.add_argument("--precision", choices=("bf16", "fp32"), help="of computed values (bf16; of a CPU fp32)")
     for name, unit, what in (

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.models.base import Model
 from zoo.training.planner.estimate import Estimate
-from zoo.training.planner.hardware import Hardware, find_gpu
+from zoo.training.planner.hardware import Hardware, find_gpu, in_precision
 from zoo.training.planner.links import measured_machine
 from zoo.training.planner.search import Comparison, plan_run
 from zoo.utils.console import format_count, make_table, stdout_console
@@ -16,6 +16,10 @@ from zoo.utils.escape import printable, say
 
 def compare(args: argparse.Namespace, name: str, model: Model) -> int:
     """Compare the plans for a model, and print them; 1 if none fits."""
+    if args.measure and args.gpu not in (None, "cpu"):
+        raise ValueError(
+            f"--measure is of this machine's CPU, and --gpu {args.gpu} of another device: omit one of them"
+        )
     precision = args.precision or ("fp32" if args.gpu == "cpu" or args.measure else "bf16")
     hardware = device(args, model, precision)
     found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision)
@@ -32,7 +36,7 @@ def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
     if args.gpu == "cpu" or args.measure:
         hardware = measured_machine(model, args.batch, args.length, precision)
     else:
-        hardware = find_gpu(args.gpu)
+        hardware = in_precision(find_gpu(args.gpu or "h100"), precision)
     given = {
         "tflops": args.tflops, "bandwidth_gb_s": args.bandwidth_gb_s, "memory_gb": args.memory_gb,
         "link_gb_s": args.link_gb_s, "network_gb_s": args.network_gb_s, "node": args.node,

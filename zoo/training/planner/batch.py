@@ -51,9 +51,9 @@ def read_batch(text: str | int, model: Model, length: int | None = None) -> Batc
                              "rows, such as 1024-images or 1024-clips, and no length")  # fmt: skip
         return Batch(int(number), None, name or "rows")
     limit = getattr(model.config.part_of("input_ids"), "max_length", LONGEST)
-    tokens = length or min(LONGEST, limit)
-    if tokens > limit:
-        raise ValueError(f"length={tokens}: {type(model).__name__} takes at most {limit} tokens (max_length)")
+    tokens = min(LONGEST, limit) if length is None else length
+    if not 1 <= tokens <= limit:
+        raise ValueError(f"length={tokens}: {type(model).__name__} takes 1 to {limit} tokens (max_length)")
     rows = int(number)
     if name == "tokens":
         if rows % tokens:

@@ -82,9 +82,9 @@ def find_gpu(name: str) -> Hardware:
     return found
 
 
-def single_precision(hardware: Hardware) -> Hardware:
-    """The device with products of float32 numbers (TF32, half the rate of bfloat16)."""
-    if not hardware.on_gpu:
+def in_precision(hardware: Hardware, precision: str) -> Hardware:
+    """A GPU of the table with products in bf16 or fp32 (TF32, half the rate of bfloat16)."""
+    if precision != "fp32":
         return hardware
     return replace(hardware, tflops=hardware.tflops / 2, attention_tflops=hardware.attention_tflops / 4)
 

@@ -10,7 +10,7 @@ from zoo.models.base import Model
 from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
 from zoo.training.planner.estimate import Estimate, Estimator, largest_divisors
-from zoo.training.planner.hardware import Hardware, find_gpu, single_precision
+from zoo.training.planner.hardware import Hardware, find_gpu, in_precision
 
 LONG = 8192  # tokens of a row from which plans with `context` are tried
 MOST_STAGES = 16  # processes of a pipeline
@@ -95,7 +95,7 @@ def plan_run(
         model: A name, or a model on any device.
         gpus: Number of devices.
         batch: Of a step: `4M-tokens`, `512-rows`, `8k-images`, `256-clips`, or a number of rows.
-        gpu: A device of `zoo.training.planner.hardware.GPUS`, or its numbers.
+        gpu: A device of `zoo.training.planner.hardware.GPUS`, or the numbers of one in this precision.
         length: Tokens of each row of a text; None for its `max_length`, at most 4,096.
         precision: "bf16" or "fp32".
         only: Plans to compare, instead of all that divide the devices.
@@ -103,16 +103,18 @@ def plan_run(
 
     Returns: Those that fit into the memory of a device, the fastest first, and why others do not.
 
-    Raises: ValueError for a batch that is not one of the model, an unknown device or precision, and where a process
-        group has been started.
+    Raises: ValueError for a batch that is not one of the model, devices that are not whole machines, an unknown device
+        or precision, and where a process group has been started.
     """
     if gpus < 1:
         raise ValueError(f"gpus={gpus}: expected at least 1")
     if precision not in ("bf16", "fp32"):
         raise ValueError(f"precision={precision!r}: expected bf16 or fp32")
     made = meta_copy(model, {})
-    hardware = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    hardware = single_precision(hardware) if precision == "fp32" else hardware
+    hardware = in_precision(find_gpu(gpu), precision) if isinstance(gpu, str) else gpu
+    if gpus > hardware.node and gpus % hardware.node:
+        raise ValueError(f"gpus={gpus}: expected at most {hardware.node}, the devices of a machine, or a multiple of "
+                         f"{hardware.node}; for other machines set their number of devices (--node)")  # fmt: skip
     estimator = Estimator(made, read_batch(batch, made, length), hardware, bf16=precision == "bf16")
     search = Search(estimator, gpus)
     plans = search.best(only, shown)
