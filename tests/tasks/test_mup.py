@@ -200,7 +200,10 @@ def test_a_recipe_initializes_the_model_and_its_average(tmp_path: Path, capsys: 
     words = ("epochs=null", "steps=1", "mixup=0", "precision=fp32", "baseline=false", "mup=true", "mup_base_width=16")
     tiny_run(tmp_path / "run", *words, model=vit)
     assert models[-1].mup_base_width == 16
-    assert "lr is that of width 16, here width 64 (4 times): matrices learn at lr / times" in capsys.readouterr().out
+    assert (
+        "lr is that of width 16, here width 64 (4 times): matrices learn at lr divided by that"
+        in capsys.readouterr().out
+    )
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     rates = {group["initial_lr"] for group in state["optimizer_states"][0]["param_groups"]}
     assert rates == {1e-2, 1e-2 / 4}
@@ -270,3 +273,15 @@ def test_a_task_refuses_a_new_model_with_other_initial_values() -> None:
     task.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"call zoo\.tasks\.initialize_mup\(model, 16\) before the task is made"):
         task.configure_optimizers()
+
+
+def test_a_loaded_model_with_a_new_head_is_no_exception(tmp_path: Path) -> None:
+    sizes = dict(image_size=8, patch_size=4, width=64, depth=1, heads=2, mlp_dim=32, num_classes=4, seed=0)
+    zoo.save(zoo.create_model("vit_cifar_tiny", **sizes), tmp_path / "model")
+    model = zoo.load(tmp_path / "model", num_classes=3)
+    with pytest.raises(ValueError, match=r"new parameters \(head\.proj\.weight, head\.proj\.bias\) are not those"):
+        mup_rates(model, BASE)
+    before = model.head.proj.weight.clone()
+    initialize_mup(model, BASE)
+    torch.testing.assert_close(model.head.proj.weight, before / 2)
+    assert mup_rates(model, BASE)["head.proj.weight"] == 0.25

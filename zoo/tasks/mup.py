@@ -97,7 +97,7 @@ def mup_scales(model: nn.Module, base_width: int) -> dict[str, MupScale]:
 def mup_rates(model: nn.Module, base_width: int) -> dict[str, float]:
     """The factors of the learning rate by parameter, for `param_groups`.
 
-    Raises: ValueError as `mup_scales`, and for a new model whose initial values are not those of muP.
+    Raises: ValueError as `mup_scales`, and for new parameters whose initial values are not those of muP.
     """
     scales = mup_scales(model, base_width)
     assert isinstance(model, Model)
@@ -132,10 +132,12 @@ def initialize_mup(model: nn.Module, base_width: int) -> None:
 
 
 def check_initialized(model: Model, base_width: int) -> None:
-    """Raise ValueError for a new model whose initial values are not those of muP from this width."""
-    found, new = model.mup_base_width, set(model.load_report.initialized)
-    if found is None and all(name in new for name, _ in model.named_parameters()):
-        raise ValueError("mup=true: the initial values of this new model are not those of muP; call "
+    """Raise ValueError for new parameters, such as those of a new head, whose initial values are not those of muP from
+    this width."""
+    found, report = model.mup_base_width, set(model.load_report.initialized)
+    new = [name for name, _ in model.named_parameters() if name in report]
+    if found is None and new:
+        raise ValueError(f"mup=true: the initial values of new parameters ({listed(new)}) are not those of muP; call "
                          f"zoo.tasks.initialize_mup(model, {base_width}) before the task is made")  # fmt: skip
     if found is not None and found != base_width:
         raise ValueError(f"mup_base_width={base_width}: the initial values of this model are those for a base width of "
@@ -150,7 +152,7 @@ def describe_mup(model: nn.Module, base_width: int) -> str:
     total, new = sum(1 for _ in model.parameters()), set(model.load_report.initialized)
     loaded = total - sum(name in new for name, _ in model.named_parameters())
     kept = f"; {loaded} of {total} parameters are loaded, which keep their values" if loaded else ""
-    return f"lr is that of width {base_width}, here {sizes}: matrices learn at lr / times{kept}"
+    return f"lr is that of width {base_width}, here {sizes}: matrices learn at lr divided by that{kept}"
 
 
 # --- The widths of a model, and what grows with them ------------------------------------------------------------------
