@@ -25,8 +25,10 @@ from zoo.tasks import (
     MaskedLMTask,
     QuestionAnsweringTask,
     TokenClassificationTask,
+    base,
     contrastive,
 )
+from zoo.tasks.pipelined import pair
 from zoo.utils.keyed_random import beta_quantiles, log_uniform_quantiles
 
 IDS = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [14, 15, 16, 17]]
@@ -140,6 +142,21 @@ def test_the_loss_of_a_batch_waits_for_no_gpu(case: str) -> None:
         watch.first_batch = False
         loss = task.loss_of(fake_batch(batch), 1, 0)
     assert loss.shape == () and loss.is_cuda
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("count", [3, None])
+def test_the_number_of_items_of_a_step_is_not_waited_for(count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a number on the host, or computed on the device."""
+    task = ClassificationTask(classifier())
+    monkeypatch.setattr(base, "seed_all", lambda *key: None)
+    monkeypatch.setattr(task, "position", lambda index: (0, 0))
+    task._usual_count = 3.0
+    with fake_gpu():
+        loss, number = torch.empty((), device="cuda"), torch.empty((), dtype=torch.long, device="cuda")
+        monkeypatch.setattr(task, "loss_of", lambda *args: task.mean_loss(loss, number if count is None else count))
+        weighted, sums = task.training_step({}, 0), pair(loss, number if count is None else count)
+    assert weighted.is_cuda and task._micro_batches[0].count.dtype == torch.float32 and sums.dtype == torch.float64
 
 
 @pytest.mark.usefixtures("gpu")

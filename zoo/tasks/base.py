@@ -24,7 +24,7 @@ from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.ema import EMA, averaged_copy
-from zoo.tasks.functions import as_batch_dict, at_least_float32, metrics_in, optimized, seed_all
+from zoo.tasks.functions import as_batch_dict, as_count, at_least_float32, metrics_in, optimized, seed_all
 from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.mup import mup_rates
@@ -146,7 +146,7 @@ class Task(L.LightningModule):
             return self.pipeline.start(batch, step, micro)
         self._count = 1.0
         loss = self.compute_loss(batch, step, micro)
-        count = torch.as_tensor(self._count, device=loss.device).detach().to(at_least_float32(loss).dtype)
+        count = as_count(self._count, loss, torch.promote_types(loss.dtype, torch.float32))
         self._micro_batches.append(MicroBatch(loss.detach(), count, batch, micro))
         return loss * (count / self.usual_count(count))
 

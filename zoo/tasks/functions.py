@@ -35,6 +35,11 @@ def optimized(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+def as_count(count: Tensor | float, loss: Tensor, dtype: torch.dtype) -> Tensor:
+    """The number of items of a loss, on its device; a number is written there without waiting for it."""
+    return count.detach().to(dtype) if isinstance(count, Tensor) else loss.new_full((), count, dtype=dtype)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """In float32, or in float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from zoo.parallel.pipeline import Pipeline, make_pipeline
 from zoo.parallel.plan import Plan
 from zoo.parallel.stages import LastStage
-from zoo.tasks.functions import COPY, seed_all
+from zoo.tasks.functions import COPY, as_count, seed_all
 from zoo.tasks.loss_guard import MicroBatch
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class TaskPipeline:
 
 def pair(total: Tensor, count: Tensor | float) -> Tensor:
     """(total, count) as a float64 tensor [2]."""
-    return torch.stack([total.detach().double(), torch.as_tensor(count, device=total.device).double()])
+    return torch.stack([total.detach().double(), as_count(count, total, torch.float64)])
 
 
 def rows_of(batch: Mapping[str, Any], inputs: tuple[str, ...]) -> int:
