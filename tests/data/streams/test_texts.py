@@ -138,6 +138,45 @@ def test_sources_are_mixed_and_splits_are_folders(tmp_path: Path) -> None:
     assert len(alone.splits.train) == 40, "auto: a folder with train and val"
 
 
+def test_tables_are_split_by_name_and_by_folder(tmp_path: Path) -> None:
+    for name in ("train-0.jsonl", "test-0.jsonl", "validation-0.jsonl", "val/more.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    (tmp_path / "notes.txt").write_text("x")
+    (found,) = find_documents(StreamSettings(name=str(tmp_path)))
+    assert {split: [file.name for file in files] for split, files in found.files.items()} == {
+        "train": ["notes.txt", "train-0.jsonl"], "validation": ["more.jsonl", "validation-0.jsonl"],
+        "test": ["test-0.jsonl"]}  # fmt: skip
+    (tmp_path / "notes.txt").unlink(), (tmp_path / "train-0.jsonl").unlink()
+    with pytest.raises(DataError, match="no text to train on, only of validation and test"):
+        find_documents(StreamSettings(name=str(tmp_path)))
+
+
+def test_files_beside_the_folders_of_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "train", 3), write(tmp_path / "val", 3)
+    (tmp_path / "extra.jsonl").write_text('{"text": "x"}\n')
+    find_documents(StreamSettings(name=str(tmp_path)))
+    assert "left out, not in a folder of a split: 1 file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_test_files_do_not_validate(tmp_path: Path) -> None:
+    write(tmp_path / "train", 40), write(tmp_path / "test", 10, first=100)
+    splits = module(tmp_path).splits
+    assert len(splits.test) == 10 and len(splits.validation) + len(splits.train) == 40 and len(splits.validation) > 2
+    settings = StreamSettings(name=str(tmp_path), batch_size=4)
+    sources = find_documents(settings)
+    assert len(sample_texts(sources, settings, 0.2).train.texts) == len(splits.train)
+    data = PackedTextDataModule(sources, TOKENS, settings, length=16, val_fraction=0, seed=1)
+    assert len(data.splits.train) == 40 and data.splits.validation is data.splits.test
+
+
+@pytest.mark.parametrize(("encoding", "options"), [("utf-8-sig", {}), ("cp1252", {"encoding": "cp1252"})])
+def test_json_lines_in_other_encodings(encoding: str, options: dict, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "caf\u00e9"}\n', encoding=encoding)
+    settings = StreamSettings(name=str(tmp_path), **options)
+    assert sample_texts(find_documents(settings), settings, 0.1).train.texts == ["caf\u00e9"]
+
+
 def test_a_large_text_file_is_cut_at_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "PIECE", 50)
     monkeypatch.setattr(token_files, "_CHARACTERS", 120)
@@ -171,7 +210,9 @@ def test_documents_end_with_the_end_token(tmp_path: Path) -> None:
     ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', r"a\.jsonl, line 2: 'text' is int, expected a string"),
     ("a.jsonl", b'{"said": "x"}\n', r"a\.jsonl, line 1 has no column of texts by its name \(it has said\).*text="),
     ("a.jsonl", b"[1]\n", r"line 1: expected a JSON object, got list"),
+    ("a.jsonl", b'{"text": "x"}\n\xff', r"a\.jsonl, after line \d: not valid utf-8.*encoding="),
     ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is damaged"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:10] + b"\xff" * 20, r"a\.jsonl\.gz is damaged"),
     ("a.parquet", b"PAR1", r"a\.parquet is not a parquet file that can be read"),
     ("a.txt", b"good\n\xff\xfe\n", r"a\.txt, after line 1: not valid utf-8.*encoding="),
     ("a.jsonl", b'{"text": " "}\n', "no text to train on"),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 from zoo.data.config import StreamSettings
 from zoo.data.sources.columns import TEXT_NAMES
 from zoo.data.splits import Splits, held_out_by_key
-from zoo.data.streams.folder import SPLITS
+from zoo.data.streams.folder import SPLITS, split_by_name
 from zoo.data.streams.records import hash_text
 from zoo.data.text.corpus import PLAIN, Corpus
 from zoo.preprocessing.text_cleaning import surrogate_problem
+from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
-from zoo.utils.folders import data_files
+from zoo.utils.folders import data_files, describe_files
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 IN_MEMORY = 1_000_000_000  # bytes of text files above which a folder is read piece by piece
@@ -94,21 +96,35 @@ def _is_large(found: TextFiles) -> bool:
 
 
 def _source(folder: Path) -> TextFiles:
-    """The text files of a folder: those of its sub-folders train, val and test if it has them, else all are train."""
+    """The text files of a folder: those of its sub-folders train, val and test if it has them, else all of them.
+
+    Without a folder `train`, tables belong to the split in their names or in that of their folder, else all are train.
+    """
     if not folder.is_dir():
         raise DataError(f"sources: {folder} is not a folder; expected folders in data=, or paths of others")
     below = {split: [folder / name for name in names if (folder / name).is_dir()] for split, names in SPLITS.items()}
     if below["train"] and (below["validation"] or below["test"]):
         files = {split: [file for place in places for file in data_files(place) if _suffix(file)]
                  for split, places in below.items()}  # fmt: skip
+        used = {file for part in files.values() for file in part}
+        if others := [file for file in data_files(folder) if _suffix(file) and file not in used]:
+            announce(f"left out, not in a folder of a split: {describe_files(others)}")
     else:
-        found = [file for file in data_files(folder) if _suffix(file)]
-        tables = [file for file in found if _suffix(file) in TABLES]
-        files = {"train": found if len(tables) < len(found) or not tables else tables}
+        files = {split: [] for split in SPLITS}
+        for file in data_files(folder):
+            if suffix := _suffix(file):
+                files[_split_of(file, folder) if suffix in TABLES else "train"].append(file)
     files = {split: part for split, part in files.items() if part}
     if "train" not in files:
-        raise DataError(f"{folder} contains no text to train on: expected files {', '.join((*PLAIN, *TABLES))}")
+        has = f", only of {' and '.join(files)}" if files else ""
+        raise DataError(f"{folder} contains no text to train on{has}: expected files {', '.join((*PLAIN, *TABLES))}")
     return TextFiles(folder, files)
+
+
+def _split_of(file: Path, folder: Path) -> str:
+    """The split that the folder of a file is named after, else that in its own name, else `train`."""
+    top = file.relative_to(folder).parts[0]
+    return next((split for split, names in SPLITS.items() if top in names), split_by_name(file))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -118,29 +134,38 @@ def _pieces(file: Path, s: StreamSettings) -> Iterator[tuple[str, str]]:
     """Pieces of a text file; they end with a line, if it is not longer than a piece itself."""
     number = 1
     try:
-        encoding = "utf-8-sig" if s.encoding == "auto" else s.encoding
-        with open(file, encoding=encoding, newline="\n") as handle:
+        with open(file, encoding=_encoding(s), newline="\n") as handle:
             while text := handle.read(PIECE):
                 text += handle.readline(PIECE)
                 yield f"{file}, line {number}", text
                 number += text.count("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}, after line {number}: not valid {error.encoding} ({error.reason}); set encoding=, or "
-                        f"convert the file to UTF-8") from None  # fmt: skip
+        raise _not_decoded(file, number, error) from None
+
+
+def _encoding(s: StreamSettings) -> str:
+    return "utf-8-sig" if s.encoding == "auto" else s.encoding
+
+
+def _not_decoded(file: Path, number: int, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{file}, after line {number}: not valid {error.encoding} ({error.reason}); set encoding=, or "
+                     f"convert the file to UTF-8")  # fmt: skip
 
 
 def _json_rows(file: Path, s: StreamSettings) -> Iterator[tuple[str, str]]:
-    opened = gzip.open if file.name.lower().endswith(".gz") else open
+    opened, number = gzip.open if file.name.lower().endswith(".gz") else open, 0
     try:
-        with opened(file, "rt", encoding="utf-8", newline="\n") as handle:
+        with opened(file, "rt", encoding=_encoding(s), newline="\n") as handle:
             for number, line in enumerate(handle, 1):
                 if line.strip():
                     place = f"{file}, line {number}"
                     yield place, _text_of(json.loads(line), place, s.text)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}, line {number}: invalid JSON ({error})") from None
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{file} is damaged, or no UTF-8: {error}") from None
+    except UnicodeDecodeError as error:
+        raise _not_decoded(file, number, error) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{file} is damaged ({error}): copy or write it again") from None
 
 
 def _text_of(row: object, place: str, column: str) -> str:
@@ -195,7 +220,7 @@ def sample_texts(sources: Sequence[TextFiles], s: StreamSettings, val_fraction: 
     files = [(source, file) for source in sources for file in source.files["train"]]
     step = max(1, len(files) // _FILES)
     chosen = files[::step][:_FILES]
-    has_validation = any(len(source.files) > 1 for source in sources)
+    has_validation = any("validation" in source.files for source in sources)
     texts: list[str] = []
     for source, file in chosen:
         room = SAMPLE // len(chosen)

@@ -163,7 +163,8 @@ class PackedTextDataModule(KeyedDataModule):
         preprocess: Tokenizer of the model, `model.preprocess`.
         settings: Settings of the data, with the batch size, the weights of the sources and the packing.
         length: Number of tokens of a row: the model's `max_length`.
-        val_fraction: Fraction of the documents that validate, by the hashes of their keys, without files of their own.
+        val_fraction: Fraction of the documents that validate, by the hashes of their keys, without files of their own;
+            0 validates on the test files.
         seed: Seed of the order and of the offsets.
 
     Raises: DataError for damaged files, or too few documents to hold one out; ValueError for a text that does not fill
@@ -192,9 +193,9 @@ class PackedTextDataModule(KeyedDataModule):
 def _splits(parts: dict[str, TokenDocuments], sources: Sequence[TextFiles], s: StreamSettings, val_fraction: float,
             seed: int) -> Splits[TokenDocuments]:  # fmt: skip
     where = ", ".join(str(source.folder) for source in sources)
-    if set(parts) == {"train"}:
-        if not val_fraction:
-            raise DataError("val_fraction=0 leaves no documents for validation: use e.g. val_fraction=0.1")
+    if "validation" not in parts and not val_fraction and "test" not in parts:
+        raise DataError("val_fraction=0 leaves no documents for validation: use e.g. val_fraction=0.1")
+    if "validation" not in parts and val_fraction:
         held = held_out(parts["train"], val_fraction, seed, "validation")
         if held.all() or not held.any():
             raise DataError(f"{where} has {len(held)} documents, of which none can be held out for validation: add "
