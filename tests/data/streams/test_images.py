@@ -1,5 +1,6 @@
 """Images of shards: what is read, in which split and batch, and what is said of damaged files."""
 
+import json
 import pickle
 from itertools import chain
 from pathlib import Path
@@ -63,6 +64,30 @@ def test_splits_by_folder_and_by_name(tmp_path: Path) -> None:
         found = shades(load(tmp_path / name))
         assert found == {"train": [*range(6)], "validation": [*range(10, 16)], "test": [*range(20, 26)]}
     assert sorted(chain(*shades(load(tmp_path / "hub")).values())) == [*range(12)]
+    image_shards(tmp_path / "both", 1, 6)
+    image_shards(tmp_path / "both" / "test", 1, 6, first=10)
+    image_shards(tmp_path / "both" / "train", 1, 6, first=20)
+    found = shades(load(tmp_path / "both"))
+    assert found == {"train": [*range(6), *range(20, 26)], "test": [*range(10, 16)]}
+
+
+def named_parquet(file: Path, names: list[str]) -> None:
+    """A parquet file of an image, as `datasets` writes it, with the class names in its schema."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [{"bytes": png(i), "path": None} for i in range(4)], "label": [0, 1, 0, 1]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), file)
+
+
+def test_class_names_that_disagree_are_an_error(tmp_path: Path) -> None:
+    for source, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        named_parquet(tmp_path / source / "part-0.parquet", names)
+    with pytest.raises(DataError, match="b has the class names dog, cat, but those to train on are cat, dog"):
+        load(tmp_path, sources=["a", "b"])
+    assert load(tmp_path, sources=["a", "b"], class_names=["cat", "dog"]).classes == ["cat", "dog"]
+    named_parquet(tmp_path / "a" / "part-1.parquet", ["dog", "cat"])
+    with pytest.raises(DataError, match=r"part-1\.parquet and part-0\.parquet have different class names in 'label'"):
+        load(tmp_path / "a")
 
 
 @pytest.mark.parametrize("write", [image_shards, image_parquet])

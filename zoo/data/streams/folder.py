@@ -70,7 +70,7 @@ def _source(folder: Path, name: str) -> Shards:
 def shards_in(folder: Path) -> Shards | None:
     """The shards of a folder; None if it has none.
 
-    They are in the folder itself or in its sub-folder `data`, with the split in their names (`train-0.tar`), or in
+    They are in the folder itself or in its sub-folder `data`, with the split in their names (`train-0.tar`), and in
     sub-folders named as the splits. Files without a split in their name are to train on.
 
     Raises: DataError for files of both kinds, or none to train on.
@@ -84,7 +84,9 @@ def shards_in(folder: Path) -> Shards | None:
             raise DataError(f"{place} holds tar files and parquet files, such as {first[0].name}: put each kind into a "
                             f"folder of its own, and name both with sources=")  # fmt: skip
         for suffix in kinds:
-            files = below[suffix] or _by_name(own[suffix])
+            files = _by_name(own[suffix])
+            for split, more in below[suffix].items():
+                files[split] = [*files.get(split, []), *more]
             if suffix == ".parquet" and not below[suffix] and {file.stem.lower() for file in own[suffix]} <= _TABLES:
                 return None
             if "train" not in files:
@@ -109,10 +111,14 @@ def _by_sub_folder(folder: Path, suffix: str) -> dict[str, list[Path]]:
 def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in files:
-        words = re.split(r"[^a-z]+", file.stem.lower())
-        split = next((split for split in ("test", "validation") if set(SPLITS[split]) & set(words)), "train")
-        found.setdefault(split, []).append(file)
+        found.setdefault(split_by_name(file), []).append(file)
     return found
+
+
+def split_by_name(file: Path) -> str:
+    """The split in the name of a file, such as `test-00000.tar`; without one `train`."""
+    words = set(re.split(r"[^a-z]+", file.stem.lower()))
+    return next((split for split in ("test", "validation") if set(SPLITS[split]) & words), "train")
 
 
 def open_splits(sources: Sequence[Shards], s: ShardSettings, roles: Callable[[str], Sequence[Role]],

@@ -172,6 +172,11 @@ def numbered(parts: dict[str, StreamRows], given: list[str] | None) -> tuple[lis
     """
     values = {split: part.records.labels("label") for split, part in parts.items()}
     names = given or list(parts["train"].records.names)
+    for one in (source for part in parts.values() for source in part.records.sources):
+        if not given and names and one.names and list(one.names) != names:
+            raise DataError(f"{one.where} has the class names {', '.join(one.names)}, but those to train on are "
+                            f"{', '.join(names)}: the numbers of its labels stand for other classes; write it with the "
+                            f"same names in the same order, or give them with class_names=")  # fmt: skip
     texts = not names and all(isinstance(value, str) for value in values["train"])
     if texts:
         names = sorted(set(values["train"]))

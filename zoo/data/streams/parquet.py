@@ -82,7 +82,11 @@ class ParquetRecords(Records):
             for file, start, stop in zip(self.files, self.file_starts, self.file_starts[1:])
         ])  # fmt: skip
         label = self.columns.get("label")
-        self.names = next((f.classes[label] for f in footers if label in f.classes), ()) if label else ()
+        named = [(file, f.classes[label]) for file, f in zip(self.files, footers) if label and label in f.classes]
+        if other := next((file for file, names in named if names != named[0][1]), None):
+            raise DataError(f"{other} and {named[0][0].name} have different class names in {label!r}: write them with "
+                            f"the same names in the same order")  # fmt: skip
+        self.names = named[0][1] if named else ()
         most = MEMORY * max(1, window // self.chunk) + 2
         self._opened, self._tables = Recent(_open, _OPEN, _close), Recent(self._load, most)
 
