@@ -39,3 +39,9 @@ def test_texts_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "input.txt does not exist" in (said := capsys.readouterr().err) and "on_missing=skip" in said
     assert call("scaling_laws", tmp_path / "run", *words, "data=tinyshakespeare+synthetic", "on_missing=skip") == 0
     assert "left out of the text: tinyshakespeare" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["streaming=true", "packing=concatenate", "sources=[a,b]", "shuffle_window=8"])
+def test_options_of_texts_that_are_streamed(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("scaling_laws", tmp_path / "run", "data=synthetic", option) == 2
+    assert option.partition("=")[0] in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from zoo.data.config import ItemDataSettings, StreamSettings
+from zoo.data.config import CorpusSettings, ItemDataSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class SummarySettings(ParallelTextSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureSettings(StreamSettings):
+class MixtureSettings(CorpusSettings):
     """Several texts as one token stream, split into blocks of the model's `max_length`.
 
     Attributes:
@@ -149,11 +149,13 @@ class MixtureSettings(StreamSettings):
             a text file, a folder of .txt files, a table with a text column, a hub dataset.
         data_dir: Folder that contains `multi30k/` and `tinyshakespeare/`. Default: `ZOO_DATA_DIR`, for `multi30k` then
             the Hugging Face Hub.
+        tokens: Tokenizer: `characters`, or `bpe` trained on the text (size: `vocab_size=`).
         max_characters: Maximum number of training characters of each text, so that none outweighs the others; 0 takes
             all. The held-out text is limited in proportion.
         on_missing: How to handle a text that is missing: `raise` an error that names it, or `skip` it with a notice.
     """
 
+    tokens: Literal["characters", "bpe"] = "characters"
     max_characters: int = 0
     on_missing: Literal["raise", "skip"] = "raise"
 
