@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ def add_command(command: Callable[..., Any]) -> None:
 
 
 def run_infill(args: argparse.Namespace) -> int:
-    options = options_of([word for word in args.texts if is_option(word)])
-    texts = [word for word in args.texts if not is_option(word)]
+    words: list[str] = []
+    texts: list[str] = []
+    names = {*signature(zoo.generate).parameters, *signature(zoo.infill).parameters}
+    for word in args.texts:
+        # code such as `x=` has the form of an option: the first text is one, unless an option has its name
+        is_text = not is_option(word) or not (texts or args.file or word.partition("=")[0] in names)
+        (texts if is_text else words).append(word)
+    options = options_of(words)
     if (args.file is None) != (args.line is None):
         raise ValueError("--file and --line belong together: give the file, and the number of its line to write")
     if args.file is not None:

@@ -9,6 +9,7 @@ import zoo
 from zoo.cli.main import main
 from zoo.preprocessing.fill_in_middle import fill_in_middle_tokens, infilling_prompt
 from zoo.preprocessing.tokenizer_training import train
+from zoo.utils.escape import printable
 
 CODE = ["def area(width, height):\n    return width * height\n", "for i in range(10):\n    print(i)\n"] * 4
 PREFIX, SUFFIX = "def area(width, height):\n    return ", "\nprint(area(2, 3))\n"
@@ -96,6 +97,8 @@ def test_the_command(model: zoo.Model, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["infill", folder, "max_new_tokens=8", "--file", str(file), "--line", "2"]) == 0
     expected = zoo.infill(model, "def area(width, height):\n", SUFFIX, max_new_tokens=8)
     assert capsys.readouterr().out == f"{expected}\n" and file.read_text() == f"{PREFIX}{SUFFIX}"
+    assert main(["infill", folder, "x=", "max_new_tokens=8"]) == 0, "code that looks like an option"
+    assert capsys.readouterr().out == f"{printable(zoo.infill(model, 'x=', max_new_tokens=8))}\n"
     wrong = {
         ("--file", str(file)): "--file and --line belong together",
         ("--file", str(file), "--line", "9"): "--line 9: ",
