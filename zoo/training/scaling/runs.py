@@ -63,15 +63,16 @@ def write_runs(runs: Sequence[ScalingRun]) -> str:
 def read_runs(file: Path) -> list[ScalingRun]:
     """Runs from a table in CSV with the columns parameters, tokens and loss, and size, seed, seconds if you like.
 
+    Other columns are not read.
     Parameters are those of the blocks, without embeddings, positions and output layer; the loss is that of held-out
     text in nats per token. An empty loss, or nan, is a run that diverged. Without names the sizes are the numbers of
     parameters.
 
-    Raises: ScalingError for a file that cannot be read, a missing or unknown column, or a value that is not a number.
+    Raises: ScalingError for a file that cannot be read, a missing column, or a value that is not a number.
     """
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
+            rows = list(csv.DictReader(lines, skipinitialspace=True))
     except OSError as error:
         raise ScalingError(f"{file}: {error.strerror}; expected a table of runs") from None
     except (UnicodeDecodeError, csv.Error) as error:
