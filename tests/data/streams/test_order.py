@@ -108,3 +108,8 @@ def test_the_number_of_weights_is_that_of_the_sources() -> None:
         StreamOrder([WindowShuffle(3), WindowShuffle(4)], [1])
     with pytest.raises(ValueError, match="at least one row"):
         WindowShuffle(0)
+
+
+@pytest.mark.parametrize("weights", [[1e-9, 1.0], [1.0, 1e-9], [1.0, 1e-9, 1.0]])
+def test_no_source_is_too_small_to_be_read(weights: list[float]) -> None:
+    assert min(Mixture(weights).counts(1 << 22)) >= 1

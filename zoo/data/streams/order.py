@@ -142,7 +142,9 @@ class Mixture:
         if not weights or min(weights) <= 0:
             raise ValueError(f"weights={list(weights)}: expected a number above 0 for each source")
         left = [Fraction(str(weight)) for weight in weights]
-        self.shares = [(left[i] / sum(left[i:])).limit_denominator(_MOST_PARTS) for i in range(len(left))]
+        least = Fraction(1, _MOST_PARTS)  # a smaller one would be rounded to none
+        shares = [(left[i] / sum(left[i:])).limit_denominator(_MOST_PARTS) for i in range(len(left) - 1)]
+        self.shares = [*(min(max(share, least), 1 - least) for share in shares), Fraction(1)]
 
     def counts(self, position: int) -> list[int]:
         """Number of items of each source among the first `position` ones."""
