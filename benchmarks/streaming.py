@@ -34,9 +34,9 @@ import zoo
 from zoo.data import DataSettings, ImageDataModule, ImageSplits, load_images
 from zoo.data.config import StreamSettings
 from zoo.data.image.dataset import ImageDataset
-from zoo.data.streams.documents import find_documents
-from zoo.data.streams.packed import PackedTextDataModule
 from zoo.data.text.corpus import characters
+from zoo.data.text.documents import find_documents
+from zoo.data.text.packed import PackedTextDataModule
 from zoo.tasks import ClassificationTask
 from zoo.tasks.optimizer import adamw, param_groups
 

@@ -25,10 +25,10 @@ LONGER_RUNS = {"synthetic": "steps=4000", "tinyshakespeare": "steps=5000"}
 def train(run: Run) -> Result:
     """Create the model, load the text, train on next-token prediction."""
     from zoo.data.datamodule import KeyedDataModule
-    from zoo.data.streams.documents import find_documents, sample_texts
-    from zoo.data.streams.packed import PackedTextDataModule
     from zoo.data.text.corpus import load_corpus
     from zoo.data.text.datamodule import TextChunksDataModule
+    from zoo.data.text.documents import find_documents, sample_texts
+    from zoo.data.text.packed import PackedTextDataModule
     from zoo.tasks.language_modeling import CausalLMTask
     from zoo.training.fit import fit
     from zoo.training.recipes.language_modeling import SampleText, check_packing, fit_to_text

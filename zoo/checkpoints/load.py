@@ -79,8 +79,7 @@ def load(
     "state_dict" or "ema.model"; and the prefix that the loop put before the names of the model's tensors ("model.").
     shard: shards the model in place over the processes, which all call `load`: `partial(zoo.tasks.shard, mesh=mesh)`.
     It gets the model without values, and each process then reads its part of the weights alone.
-    overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
-    attention, dropout, ...
+    overrides: fields of the family's config: image_size (weights are resampled as timm does), attention, dropout, ...
 
     Returns the model in eval mode. `model.load_report` lists the weights that were dropped, initialized or resampled;
     if there are any, it is also printed to stderr as one line. Raises LoadError, naming the file and the tensor or key,
@@ -101,10 +100,9 @@ def load(
         return model, tensors, report
 
     with together(shard is not None):
-        path = model_path(source, revision)
-        selection = Selection(None if config is None else check_path("config", config), key, prefix)
-        folder = path.parent if path.suffix == ".json" else path
-        model, tensors, report = read_folder(folder, lambda: read(path, selection))
+        path, config = model_path(source, revision), None if config is None else check_path("config", config)
+        place = path.parent if path.suffix == ".json" else path
+        model, tensors, report = read_folder(place, lambda: read(path, Selection(config, key, prefix)))
     if shard is not None:
         assign_shards(model, tensors, report, dtype, device, shard)
     report.notes += float16_notes(model)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.keyed_batches import EvalBatches, GroupedByLengthBatches, KeyedBatches, Keys
 from zoo.data.splits import Splits
-from zoo.data.streams.order import StreamBatches
+from zoo.data.stream_order import StreamBatches
 from zoo.utils.console import announce
 from zoo.utils.stopwatch import Stopwatch
 

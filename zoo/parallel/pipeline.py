@@ -184,11 +184,11 @@ class Pipeline:
         """End the connections of the group, or the other stages would wait for ever; raises the first error of all."""
         while isinstance(error.__cause__, Exception):  # torch puts the inputs of the stage around it
             error = error.__cause__
-        said = f"process {dist.get_rank()} of the pipeline failed with {type(error).__name__}: {error}"
+        message = f"process {dist.get_rank()} of the pipeline failed with {type(error).__name__}: {error}"
         store = dist.PrefixStore(f"pipeline {self.group.group_name}", dist.distributed_c10d._get_default_store())
-        first = store.compare_set("error", "", said).decode()
+        first = store.compare_set("error", "", message).decode()
         self.group.abort()
-        if first == said:
+        if first == message:
             raise error
         raise RuntimeError(first) from error
 

@@ -81,6 +81,6 @@ class ShardReader:
             self._types[name] = _TYPES[described.get_dtype()]
             if name in shapes:
                 self.shapes[name] = tuple(shapes[name])
-            else:  # DCP's own writer: the places of all parts tell it
+            else:  # DCP's own writer: found by the places of all parts
                 before = self.shapes.get(name, (0,) * len(shape))
                 self.shapes[name] = tuple(max(size, p.stop) for size, p in zip(before, place, strict=True))

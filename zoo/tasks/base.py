@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -29,10 +29,8 @@ from zoo.tasks.lora import lora_scale, merge_lora
 from zoo.tasks.loss_guard import LossGuard, MicroBatch
 from zoo.tasks.mup import mup_rates
 from zoo.tasks.optimizer import adamw, freeze, param_groups
+from zoo.tasks.pipelined import TaskPipeline
 from zoo.tasks.schedule import inverse_sqrt, warmup_cosine
-
-if TYPE_CHECKING:
-    from zoo.tasks.pipelined import TaskPipeline
 
 
 class Task(L.LightningModule):
@@ -71,7 +69,7 @@ class Task(L.LightningModule):
     stop_mode = "min"
     divides_tokens = False
     runs_in_pipeline = False
-    pipeline: "TaskPipeline | None" = None
+    pipeline: TaskPipeline | None = None
     slices: TokenSlices | None = None
 
     def __init__(self, model: nn.Module, *, optim: OptimSettings, ema: float = 0.0, seed: int = 0):
@@ -336,8 +334,6 @@ class Task(L.LightningModule):
         if (mesh := self.device_mesh) is not None and self.pipeline is None:
             plan = getattr(self.trainer.strategy, "plan", None)
             if plan is not None and plan.pipeline > 1:
-                from zoo.tasks.pipelined import TaskPipeline
-
                 self.pipeline = TaskPipeline(self, plan, mesh, str(self.trainer.precision))
                 return
             whole = None if self.divides_tokens else True

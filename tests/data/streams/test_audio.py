@@ -11,8 +11,8 @@ import torch
 from tests.shard_files import write_tar
 from zoo.data import AudioDataModule, AudioDataSettings, AudioSplits, load_audio
 from zoo.data.audio.spectrograms import Spectrograms
+from zoo.data.audio.streamed import StreamedAudio
 from zoo.data.keyed_batches import Keys
-from zoo.data.streams.audio import StreamedAudio
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.utils.errors import DataError
 

@@ -12,8 +12,8 @@ import torch
 
 from tests.shard_files import image_parquet, image_shards, png, write_tar
 from zoo.data import DataSettings, ImageDataModule, ImageSplits, load_images
+from zoo.data.image.streamed import StreamedImages
 from zoo.data.keyed_batches import Keys
-from zoo.data.streams.images import StreamedImages
 from zoo.data.streams.tar_index import tar_index
 from zoo.utils.errors import DataError
 

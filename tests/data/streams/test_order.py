@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.data.keyed_batches import Keys
-from zoo.data.streams.order import Mixture, Permutation, StreamBatches, StreamOrder, WindowShuffle
+from zoo.data.stream_order import Mixture, Permutation, StreamBatches, StreamOrder, WindowShuffle
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 64, 65, 1000])

@@ -12,7 +12,7 @@ from tests.shard_files import caption_shards, png, write_tar
 from zoo.data import PairDataModule, PairDataSettings, load_pairs
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.dataset import PairSplits
-from zoo.data.streams.pairs import StreamedPairs
+from zoo.data.pairs.streamed import StreamedPairs
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.tokenizer_training import train

@@ -14,9 +14,9 @@ import zoo
 from zoo.data.config import StreamSettings
 from zoo.data.keyed_batches import Keys
 from zoo.data.streams import documents, token_files
-from zoo.data.streams.documents import find_documents, sample_texts
-from zoo.data.streams.packed import PackedTextDataModule
 from zoo.data.text.corpus import characters
+from zoo.data.text.documents import find_documents, sample_texts
+from zoo.data.text.packed import PackedTextDataModule
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks import CausalLMTask
 from zoo.utils.errors import DataError

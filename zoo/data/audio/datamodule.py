@@ -7,11 +7,11 @@ from torch import Tensor
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.spectrograms import SpectrogramAugment, Spectrograms, announce_cropped
+from zoo.data.audio.streamed import StreamedAudio, StreamedSpectrograms
 from zoo.data.augment_config import SpectrogramAugmentSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import balanced_rows
-from zoo.data.streams.audio import StreamedAudio, StreamedSpectrograms
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
 _CHUNK = 64  # clips of shards that are read at a time

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
+from zoo.data.audio.streamed import load_streamed_audio
 from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, audio_folder, decode_audio, read_audio_table, sources_of
 from zoo.data.config import AudioDataSettings, AudioSourceSettings, LabeledAudioSettings
 from zoo.data.sources.class_names import columns_of, name_labels
@@ -13,7 +14,6 @@ from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.labels import encode_labels
 from zoo.data.sources.tables import Table
 from zoo.data.splits import with_test
-from zoo.data.streams.audio import load_streamed_audio
 from zoo.data.streams.folder import find_shards
 from zoo.data.synthetic import audio as synthetic
 from zoo.utils.console import announce

@@ -11,6 +11,7 @@ from zoo.data.config import DataSettings
 from zoo.data.image.dataset import ImageDataset, ImageSplits, labeled
 from zoo.data.image.decode import Decoded, decode
 from zoo.data.image.statistics import statistics
+from zoo.data.image.streamed import load_streamed_images
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.class_folders import class_tables, validation_as_test
 from zoo.data.sources.class_names import columns_of, name_labels
@@ -29,7 +30,6 @@ from zoo.data.sources.groups import assign_groups
 from zoo.data.sources.tables import Table
 from zoo.data.splits import TEST_FRACTION, with_test
 from zoo.data.streams.folder import find_shards
-from zoo.data.streams.images import load_streamed_images
 from zoo.data.synthetic import shapes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.image_io import SUFFIXES

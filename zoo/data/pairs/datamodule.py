@@ -16,7 +16,7 @@ from zoo.data.image.augment import Augment
 from zoo.data.keyed_batches import KeyedBatches, Keys
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.sides import mentions_sides
-from zoo.data.streams.pairs import StreamedPairRows, StreamedPairs
+from zoo.data.pairs.streamed import StreamedPairRows, StreamedPairs
 from zoo.data.text.datamodule import TokenDataset
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor

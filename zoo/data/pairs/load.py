@@ -9,12 +9,12 @@ from torch import Tensor
 from zoo.data.config import CaptionedImageSettings, PairDataSettings
 from zoo.data.pairs.dataset import Decoder, PairDataset, PairSplits, T
 from zoo.data.pairs.images import Fit, ResizeAndCrop, decode_images
+from zoo.data.pairs.streamed import load_streamed_pairs
 from zoo.data.pairs.tables import caption_folder, pair_rows
 from zoo.data.sources.columns import announce_skipped
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.splits import with_test
 from zoo.data.streams.folder import find_shards
-from zoo.data.streams.pairs import load_streamed_pairs
 from zoo.data.synthetic import scenes
 from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import DataError

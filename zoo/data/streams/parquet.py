@@ -11,6 +11,7 @@ import torch
 
 from zoo.data.sources.columns import encoded_item
 from zoo.data.sources.fingerprint import note_digest
+from zoo.data.sources.tables import class_names_of
 from zoo.data.streams.records import Recent, Records, Role, hash_text
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.keyed_random import hash_keys
@@ -33,8 +34,6 @@ class Footer:
 def read_footer(file: Path) -> Footer:
     """The metadata of a parquet file. Raises: DataError for a file that is damaged, or no parquet file."""
     from pyarrow import ArrowException
-
-    from zoo.data.sources.tables import class_names_of
 
     try:
         opened = _open(file)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.streams.order import StreamOrder, WindowShuffle
+from zoo.data.stream_order import StreamOrder, WindowShuffle
 from zoo.data.streams.records import Several
 
 

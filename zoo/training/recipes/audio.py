@@ -7,8 +7,8 @@ from typing import Any
 from zoo.checkpoints.load import load
 from zoo.data.audio.dataset import AudioSplits
 from zoo.data.audio.spectrograms import frames_in, statistics
+from zoo.data.audio.streamed import StreamedClips
 from zoo.data.audio.tables import AudioClips
-from zoo.data.streams.audio import StreamedClips
 from zoo.models.ast.model import from_vit
 from zoo.models.base import Model
 from zoo.preprocessing.image import pair

@@ -240,9 +240,9 @@ def report_of(runs: Sequence[ScalingRun], held_out: Sequence[str], folder: Path,
     try:
         fits = {name: fit_law(law, n, d, loss, names=names, samples=samples, level=level) for name, law in LAWS.items()}
     except ScalingError as error:
-        if not hold_out:
+        if not held_out:
             raise
-        raise ScalingError(f"{error}. Held out: {', '.join(hold_out)}; --hold-out none fits all sizes") from None
+        raise ScalingError(f"{error}. Held out: {', '.join(held_out)}; --held-out none fits all sizes") from None
     skipped = [run for run in ordered if run.failure]
     report = ScalingReport(ordered, list(held_out), fits, folder, list(budgets), skipped)
     report.optima()  # a budget that is not above 0 is an error before anything is written

@@ -13,9 +13,9 @@ from zoo.data.config import StreamSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Items, Splits, held_out, partition
-from zoo.data.streams.documents import TextFiles
-from zoo.data.streams.order import WINDOW, StreamOrder, WindowShuffle
-from zoo.data.streams.token_files import TokenFile, token_file
+from zoo.data.stream_order import WINDOW, StreamOrder, WindowShuffle
+from zoo.data.text.documents import TextFiles
+from zoo.data.text.token_files import TokenFile, token_file
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.config import PairDataSettings
+from zoo.data.image.streamed import IMAGE_COLUMNS, IMAGES, StreamedPixels, check_options, describe
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.sides import mentions_sides
 from zoo.data.pairs.tables import NAMES
 from zoo.data.splits import with_test
+from zoo.data.stream_order import WINDOW, StreamOrder
 from zoo.data.streams.folder import Shards, open_splits
-from zoo.data.streams.images import IMAGE_COLUMNS, IMAGES, StreamedPixels, check_options, describe
-from zoo.data.streams.order import WINDOW, StreamOrder
 from zoo.data.streams.records import Role
 from zoo.data.streams.rows import StreamRows
 from zoo.data.text.datamodule import TokenDataset

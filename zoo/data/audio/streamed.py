@@ -13,12 +13,12 @@ from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.spectrograms import Spectrograms
 from zoo.data.audio.tables import AUDIO_NAMES, MIN_DURATION, AudioClips
 from zoo.data.config import AudioDataSettings
+from zoo.data.image.streamed import LABEL_COLUMNS, check_options, describe, numbered
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.class_names import read_names
 from zoo.data.splits import with_test
+from zoo.data.stream_order import WINDOW, StreamOrder
 from zoo.data.streams.folder import Shards, open_splits
-from zoo.data.streams.images import LABEL_COLUMNS, check_options, describe, numbered
-from zoo.data.streams.order import WINDOW, StreamOrder
 from zoo.data.streams.records import Role
 from zoo.data.streams.rows import StreamRows
 from zoo.preprocessing.audio_io import info, read

@@ -17,8 +17,8 @@ from zoo.data.keyed_batches import Keys
 from zoo.data.sources.class_names import read_names
 from zoo.data.sources.columns import LABEL_NAMES
 from zoo.data.splits import with_test
+from zoo.data.stream_order import WINDOW, StreamOrder
 from zoo.data.streams.folder import Shards, open_splits
-from zoo.data.streams.order import WINDOW, StreamOrder
 from zoo.data.streams.records import Role, as_class
 from zoo.data.streams.rows import StreamRows
 from zoo.preprocessing import image_io

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zoo.data.config import StreamSettings
 from zoo.data.sources.fingerprint import note_digest
-from zoo.data.streams.documents import Document, TextFiles
 from zoo.data.streams.records import hash_text
+from zoo.data.text.documents import Document, TextFiles
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.utils.atomic import write_atomic
 from zoo.utils.cache import cache_folder, make_room
