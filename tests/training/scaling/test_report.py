@@ -126,5 +126,5 @@ def test_a_table_with_spaces_and_what_was_held_out(tmp_path: Path) -> None:
     file.write_text("parameters, tokens, loss\n" + "".join(f"{n}, {d}, {loss_of(n, d)}\n"
                     for n in (10_000, 20_000, 40_000) for d in TOKENS))  # fmt: skip
     assert read_runs(file)[0].tokens == TOKENS[0]
-    with pytest.raises(ScalingError, match=r"2 different sizes.*Held out: 40000; --hold-out none fits all sizes"):
+    with pytest.raises(ScalingError, match=r"2 different sizes.*Held out: 40000; --held-out none fits all sizes"):
         scaling(file, out=tmp_path / "out")
