@@ -39,7 +39,8 @@ def train(run: Run) -> Result:
                                   middle=cfg.data.fim, seed=cfg.seed, num_workers=cfg.data.num_workers)  # fmt: skip
     folder = run.open(data, model)  # a new one, or that of an unfinished run with the same settings and data
     lines = sample_lines(files.test.texts, files.train.texts, cfg.task.lines, cfg.seed)
-    task = CodeTask(model, data, lines, baseline=cfg.task.ngram_baseline, optim=cfg.optim, ema=cfg.trainer.ema,
+    task = CodeTask(model, data, lines, baseline=cfg.task.ngram_baseline,
+                    order="spm" if cfg.data.fim.spm_rate else "psm", optim=cfg.optim, ema=cfg.trainer.ema,
                     seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, callbacks=[LinesFile(folder.path)],
                example_command=["zoo", "infill", "{model}", "for line in ", ":"])  # fmt: skip

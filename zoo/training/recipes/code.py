@@ -22,7 +22,7 @@ from zoo.inference.generation.infill import infill
 from zoo.models.base import Model
 from zoo.parallel.shards import is_sharded
 from zoo.parallel.stages import is_stage
-from zoo.preprocessing.fill_in_middle import has_fill_in_middle
+from zoo.preprocessing.fill_in_middle import Order, has_fill_in_middle
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.language_modeling import CausalLMTask
@@ -95,10 +95,11 @@ class LineWriter:
     Args:
         model: A decoder with its tokenizer.
         max_length: Tokens of a prompt with its line.
+        order: Of the prompts for filling in, see `zoo.infill`.
     """
 
-    def __init__(self, model: Model, max_length: int) -> None:
-        self.model, self.processor = model, model.preprocess
+    def __init__(self, model: Model, max_length: int, order: Order = "psm") -> None:
+        self.model, self.processor, self.order = model, model.preprocess, order
         self.room = max(1, max_length - MAX_NEW_TOKENS)
 
     def prompt(self, text: str) -> list[int]:
@@ -127,7 +128,8 @@ class LineWriter:
         for start in range(0, len(lines), ROWS):
             part = lines[start : start + ROWS]
             before, after = [one.before for one in part], [one.after for one in part]
-            written = infill(self.model, before, after, max_new_tokens=MAX_NEW_TOKENS, context=self.room, stop="\n")
+            written = infill(self.model, before, after, max_new_tokens=MAX_NEW_TOKENS, context=self.room, stop="\n",
+                             order=self.order)  # fmt: skip
             found += [text.split("\n")[0] for text in written]
         return found
 
@@ -187,14 +189,17 @@ class CodeTask(CausalLMTask):
         data: The files.
         lines: Lines of the test files.
         baseline: Whether the n-gram cache is computed.
+        order: Of the prompts for filling in: "spm" for a model that is trained on it, where the line follows right
+            after the text before it, which small models need; else "psm".
         options: Further arguments of CausalLMTask.
     """
 
     runs_in_pipeline = True
 
     def __init__(self, model: Model, data: FillInMiddleDataModule, lines: Sequence[CodeLine], *, baseline: bool = True,
-                 **options: Any) -> None:  # fmt: skip
+                 order: Order = "psm", **options: Any) -> None:  # fmt: skip
         super().__init__(model, **options)
+        self.order: Order = order
         self.tokens_per_byte = {stage: data.tokens_per_byte(stage) for stage in ("val", "test")}
         self.files, self.lines, self.baseline = data.splits, lines, baseline
         self.max_length = data.test.length
@@ -223,7 +228,7 @@ class CodeTask(CausalLMTask):
 
     def line_scores(self, model: Model) -> dict[str, float]:
         """Exact matches of the lines by the model and by the n-gram cache."""
-        writer, lines = LineWriter(model, self.max_length), self.lines
+        writer, lines = LineWriter(model, self.max_length, self.order), self.lines
         found = [WrittenLines("line", writer.complete(lines))]
         if has_fill_in_middle(model.preprocess):
             found.append(WrittenLines("infill", writer.fill_in(lines)))
