@@ -1,9 +1,9 @@
 """Predicted time of a step of two processes of this machine against measured steps.
 
-    python benchmarks/plan_time.py [--cpu-time] [--smoke]
+    python benchmarks/plan_time.py [steps=6] [plans=8] [cpu_time=0]
 
-Each measured time is the best of `STEPS`; the machine is measured before, as `zoo plan --measure` does.
-`--cpu-time`: the time in which a process computes, on a machine that other work shares: without what it waits for.
+Each measured time is the best of `steps`; the machine is measured before, as `zoo plan --measure` does.
+`cpu_time=1`: the time in which a process computes, on a machine that other work shares: without what it waits for.
 """
 
 import sys
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed.pipelining
+from _measure import options
 from torch import distributed as dist
 
 import zoo
@@ -27,7 +28,7 @@ from zoo.training.planner.trace import backward
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from ranks import ranks
 
-STEPS, ROWS, TOKENS = 6, 8, 64
+ROWS, TOKENS = 8, 64
 MODEL = {"width": 256, "depth": 6, "heads": 4, "vocab_size": 2048, "max_length": 64, "tie_word_embeddings": False}
 PLANS = {
     "data=2": Plan(data=2),
@@ -75,16 +76,16 @@ def seconds(rank: int, plan: Plan, clock: Any, steps: int) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    of_cpu, smoke = "--cpu-time" in sys.argv, "--smoke" in sys.argv
-    clock = time.process_time if of_cpu else time.perf_counter
+    o = options({"steps": 1, "plans": 1}, steps=6, plans=len(PLANS), cpu_time=0)
+    clock = time.process_time if o.cpu_time else time.perf_counter
     model = zoo.create_model("gpt_nano", **MODEL)
     found = []
     device = measured_machine(model, ROWS, TOKENS, "fp32", clock)
     print("| plan | measured, ms | predicted, ms | ratio |\n|---|---|---|---|")
-    for name, plan in list(PLANS.items())[: 1 if smoke else None]:
-        measured = max(ranks(2, seconds, plan, clock, 1 if smoke else STEPS, timeout=600))
+    for name, plan in list(PLANS.items())[: o.plans]:
+        measured = max(ranks(2, seconds, plan, clock, o.steps, timeout=600))
         (best,) = plan_run(model, 2, ROWS, gpu=device, length=TOKENS, precision="fp32", only=[plan]).plans
-        predicted = best.time.total - (best.time.waiting if of_cpu else 0)
+        predicted = best.time.total - (best.time.waiting if o.cpu_time else 0)
         found.append((measured, predicted, name))
         print(f"| {name} | {measured * 1e3:.0f} | {predicted * 1e3:.0f} | {predicted / measured:.2f} |", flush=True)
     print("\nfrom fast to slow, measured:", ", ".join(name for _, _, name in sorted(found)))

@@ -13,7 +13,7 @@ import torch
 import zoo
 from zoo.data.config import StreamSettings
 from zoo.data.keyed_batches import Keys
-from zoo.data.streams import documents, token_files
+from zoo.data.text import documents, token_files
 from zoo.data.text.corpus import characters
 from zoo.data.text.documents import find_documents, sample_texts
 from zoo.data.text.packed import PackedTextDataModule
