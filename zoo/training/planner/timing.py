@@ -21,7 +21,7 @@ ADAMW_BYTES = 28  # read and written for a parameter: weight, gradient and two m
 class Group:
     """Processes of one dimension of a plan.
 
-    size: their number. near: how many of them are on one machine. stride: distance between neighbors.
+    size: their number. near: how many of them are on one machine.
     """
 
     size: int
