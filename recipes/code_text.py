@@ -1,6 +1,6 @@
 """Train a small decoder that completes Python code and fills in its gaps, on the source of the standard library.
 
-    python recipes/code_text.py                                 about 25 minutes on one CPU core
+    python recipes/code_text.py                                 about 13 minutes on one CPU core (docs/guides/code.md)
     python recipes/code_text.py data=my_project vocab_size=1000
     python recipes/code_text.py rate=0.9 spm_rate=0.5 unit=document
     python recipes/code_text.py model.source=FOLDER lr=1e-4     a decoder with tokens for fill-in-the-middle
