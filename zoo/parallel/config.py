@@ -87,6 +87,12 @@ class PlanSettings:
         return 2 if self.schedule == "interleaved" else 1
 
     @property
+    def parts_of_parameters(self) -> int:
+        """Number of parts that FSDP2 divides each parameter into, over the processes of shard and context; 1 without
+        it."""
+        return self.shard * self.context if self.shard > 1 else 1
+
+    @property
     def batch_parts(self) -> int:
         """Number of parts that a batch is divided into: one for each combination of data and shard. The processes of
         the other dimensions receive the same part."""

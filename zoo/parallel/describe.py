@@ -31,7 +31,6 @@ class Row:
 def rows(plan: PlanSettings, model: nn.Module) -> list[Row]:
     """The rows of the table, for the process that holds most."""
     layout = Layout(model, Ranks(plan.tensor), sequence=plan.sequence) if plan.tensor > 1 else None
-    parts = plan.shard * plan.context if plan.shard > 1 else 1  # FSDP2 divides over both
     found: dict[tuple[str, tuple[int, ...]], Row] = {}
     bytes_of = [0] * plan.pipeline
     held_by: list[list[tuple[Row, int, int]]] = [[] for _ in range(plan.pipeline)]
@@ -41,7 +40,7 @@ def rows(plan: PlanSettings, model: nn.Module) -> list[Row]:
         shape = list(value.shape) or [1]
         if division.stored and division.dim is not None:
             shape[division.dim] = division.size
-        shape[0] = -(-shape[0] // parts)
+        shape[0] = -(-shape[0] // plan.parts_of_parameters)
         held = math.prod(shape)
         key = _NUMBER.sub("*", name), tuple(value.shape)
         row = found.setdefault(key, Row(*key, division))
@@ -58,7 +57,7 @@ def processes_of(plan: PlanSettings, model: nn.Module) -> Callable[[str, nn.Para
     """(name of a parameter, the parameter) -> the processes of a pipeline whose stages have it."""
     if plan.pipeline == 1:
         return lambda name, value: {0}
-    stages = cut_blocks(model, plan.pipeline * (2 if plan.schedule == "interleaved" else 1))
+    stages = cut_blocks(model, plan.pipeline * plan.stages_per_process)
     number = {block: stage % plan.pipeline for stage, blocks in enumerate(stages) for block in blocks}
     last = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name.startswith(LAST)}
 

@@ -179,7 +179,7 @@ def parameter_exchanges(units: Units, plan: PlanSettings, sizes: Sizes = FLOAT32
     trained = [[p for p in held if p.trained] for held in units.values()]
     trained = [held for held in trained if held]
     if plan.shard > 1:
-        parts = plan.shard * plan.context
+        parts = plan.parts_of_parameters
         gathered = {name: sizes.parameter * sum(p.part(parts) for p in held) for name, held in units.items()}
         forward.append(Exchange("all_gather", len(units), sum(gathered.values()), "shard"))
         again = [size for name, size in gathered.items() if name or regathers]

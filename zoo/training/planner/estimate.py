@@ -151,10 +151,9 @@ class Estimator:
 
         processes: those to look at; the first two have most microbatches, the last one the logits.
         """
-        each = 2 if plan.schedule == "interleaved" else 1
-        count = plan.microbatches or 2 * plan.pipeline
+        count = plan.parts_of_pipeline
         hidden = found.hidden
-        stages = self.stages(each * plan.pipeline)
+        stages = self.stages(plan.stages_per_process * plan.pipeline)
         best: list[Estimate] = []
         for process in processes:
             own = stages[process :: plan.pipeline]
@@ -201,9 +200,8 @@ class Estimator:
 
     def optimizer(self, units: Units, plan: Plan) -> float:
         """Seconds of its step."""
-        parts = plan.shard * plan.context if plan.shard > 1 else 1
         held = [p for own in units.values() for p in own if p.trained]
-        return optimizer_time(sum(p.part(parts) for p in held), len(held), self.hardware)
+        return optimizer_time(sum(p.part(plan.parts_of_parameters) for p in held), len(held), self.hardware)
 
     def buffers(self, rows: int) -> int:
         """Bytes of the buffers of the model and of a microbatch."""

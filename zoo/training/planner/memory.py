@@ -1,6 +1,6 @@
 """The most memory that a process takes in a training step with AdamW, from the segments of a trace.
 
-What FSDP2 holds beside the shards was read from its code and measured (tests/training/test_plan_memory.py): the whole
+What FSDP2 holds beside the shards was read from its code and measured (tests/training/test_planner.py): the whole
 parameters of the block that runs, the buffer from which they are copied, which is that of the next block in the
 backward pass, and the buffer of the gradients that are summed.
 """
@@ -77,7 +77,7 @@ class Timeline:
 
     def __init__(self, plan: PlanSettings, process: Process, trace: Trace) -> None:
         self.plan, self.process, self.trace = plan, process, trace
-        self.parts = plan.shard * plan.context if plan.shard > 1 else 1
+        self.parts = plan.parts_of_parameters
         self.sharded = plan.shard > 1
         self.copied = plan.shard == 1 and plan.data * plan.context > 1  # by the machinery of FSDP2, without shards
         self.size = process.dtype.itemsize

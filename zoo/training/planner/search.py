@@ -207,7 +207,7 @@ class Search:
         """Plans and numbers of rows of a microbatch that are worth a try: of a pipeline, 1 to 8 microbatches for each
         stage, and of one row; else the one row that takes least, and as many as the memory allows."""
         if plan.pipeline > 1:
-            counts = {plan.microbatches or 2 * plan.pipeline} if fixed else {n * plan.pipeline for n in (1, 2, 4, 8)}
+            counts = {plan.parts_of_pipeline} if fixed else {n * plan.pipeline for n in (1, 2, 4, 8)}
             if not fixed and rows % plan.pipeline == 0:
                 counts.add(rows)  # the least memory
             return [(replace(plan, microbatches=n), rows // n) for n in sorted(counts) if rows % n == 0]
