@@ -108,12 +108,16 @@ def make_vectors(model: nn.Module) -> None:
 
 
 def register_encode_methods(model: nn.Module) -> None:
-    """Let the methods beside `forward` that compute with the parameters of a model gather these first."""
+    """Let the `encode_methods` of a model gather its parameters first."""
     from torch.distributed.fsdp import register_fsdp_forward_method
 
-    for name in dir(type(model)):
-        if name == "encode" or name.startswith("encode_"):
-            register_fsdp_forward_method(model, name)
+    for name in encode_methods(model):
+        register_fsdp_forward_method(model, name)
+
+
+def encode_methods(model: nn.Module) -> list[str]:
+    """The names of the methods beside `forward` that compute with the parameters of a model."""
+    return [name for name in dir(type(model)) if name == "encode" or name.startswith("encode_")]
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

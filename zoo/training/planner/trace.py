@@ -29,7 +29,7 @@ from zoo.nn.losses import cross_entropy
 from zoo.parallel.checkpointing import recompute
 from zoo.parallel.context import context_parallel, slices_of
 from zoo.parallel.exchanges import OF_CALL, Exchange, add_up
-from zoo.parallel.fsdp import blocks_of
+from zoo.parallel.fsdp import blocks_of, encode_methods
 from zoo.parallel.tensor import divide
 from zoo.tasks.language_modeling import Predictions, output_layer
 
@@ -185,11 +185,10 @@ def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) 
 
 
 def note_calls(model: nn.Module) -> list[str]:
-    """The names of the methods `encode...` of a model that are called from now on."""
+    """The names of the `encode_methods` of a model that are called from now on."""
     called: list[str] = []
-    for name in dir(type(model)):
-        if name == "encode" or name.startswith("encode_"):
-            setattr(model, name, partial(_noted, called, name, getattr(model, name)))
+    for name in encode_methods(model):
+        setattr(model, name, partial(_noted, called, name, getattr(model, name)))
     return called
 
 
