@@ -206,8 +206,12 @@ class PeakMemory(ScalarsAreTrue):
         if key not in self.known:
             self.known.add(key)
             self.current += size
-            self.peak = max(self.peak, self.current)
+            self.note_peak()
             weakref.finalize(storage, self.free, key, size)
+
+    def note_peak(self) -> None:
+        """Called after the memory has grown."""
+        self.peak = max(self.peak, self.current)
 
     def free(self, key: int, size: int) -> None:
         self.known.discard(key)

@@ -239,15 +239,10 @@ class Recorder(PeakMemory):
         self.count(func, args, kwargs or {}, result)
         return result
 
-    def add(self, storage: torch.UntypedStorage) -> None:
-        """As in PeakMemory."""
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.current += size
-            segment = self.segments[-1]
-            segment.peak = max(segment.peak, self.current)
-            weakref.finalize(storage, self.free, key, size)
+    def note_peak(self) -> None:
+        """As in PeakMemory, for the segment."""
+        segment = self.segments[-1]
+        segment.peak = max(segment.peak, self.current)
 
     # --- segments -------------------------------------------------------------------------------------------------
 
@@ -312,13 +307,13 @@ class Recorder(PeakMemory):
             work.operations += 1
         elif name not in FREE and not func.is_view and func.namespace != "prim":
             tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
-            work.moved += sum(t.numel() * t.element_size() for t in tensors)
+            work.moved += sum(t.nbytes for t in tensors)
             work.operations += 1
 
     def exchange(self, name: str, args: tuple) -> None:
         """Add a call of torch.distributed."""
         tensors, group = OF_CALL[name].read(args)
-        size = sum(t.numel() * t.element_size() for t in tensors)
+        size = sum(t.nbytes for t in tensors)
         over = self.groups.get(group, next(iter(self.groups.values()), ""))
         self.segments[-1].work.exchanges.append(Exchange(OF_CALL[name].operation, 1, size, over))
 
