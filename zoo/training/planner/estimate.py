@@ -1,6 +1,5 @@
 """Memory, exchanges and time of the processes of one plan."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from zoo.parallel.tensor import Layout, Ranks
 from zoo.training.planner.batch import Batch
 from zoo.training.planner.hardware import Hardware
 from zoo.training.planner.memory import Memory, Process, memory
-from zoo.training.planner.scale import added, of_rows, repeated
+from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.stages import (
     Stage,
     idle_share,
@@ -38,7 +37,7 @@ from zoo.training.planner.stages import (
     turns,
 )
 from zoo.training.planner.timing import StepTime, groups_of, optimizer_time, pass_time
-from zoo.training.planner.trace import Division, Trace, imaginary_processes, trace
+from zoo.training.planner.trace import Division, Trace, added, imaginary_processes, trace
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class Estimator:
             for part in units:
                 for name, held in part.items():
                     together[name] = [*together.get(name, ()), *held]
-            traces = [stage_trace(found, stage, hidden) for stage in own]
+            traces = [stage_trace(found, stage) for stage in own]
             order = turns(plan.schedule, process, plan.pipeline, count)
             received = count * hidden * sum((not stage.first) + (not stage.last) for stage in own)
             has = Process(together, self.dtype, self.buffers(rows * count), self.hardware.on_gpu, pipelined=True)
@@ -223,9 +222,3 @@ def shorter(model: Model) -> Model | None:
         return None
     made = build(family(model.family), config.replace(depth=3), "meta")
     return made if len(blocks_of(made)) == 3 else None
-
-
-def largest_divisors(number: int) -> list[int]:
-    """The divisors of a number, the largest first."""
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)}, reverse=True)

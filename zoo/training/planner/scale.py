@@ -1,6 +1,5 @@
 """From the traces of few blocks and rows to those of many."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from zoo.parallel.exchanges import add_up
@@ -10,20 +9,20 @@ from zoo.training.planner.trace import NUMBERS, Segment, Trace, Work
 def repeated(found: Trace, depth: int) -> Trace:
     """A trace of three blocks as one of `depth` blocks, with copies of the second one above each other in memory."""
     segments = list(found.segments)
-    at = next(i for i, s in enumerate(segments) if s.unit == "blocks.1" and s.phase == "forward")
+    at, back = (i for i, s in enumerate(segments) if s.unit == "blocks.1")  # its forward and its backward pass
     kept, count = segments[at + 1].after - segments[at - 1].after, depth - 3
     made: list[Segment] = []
     for i, segment in enumerate(segments):
-        backward = segment.phase == "backward"
-        if segment.unit == "blocks.1":
-            for number in reversed(range(count + 1)) if backward else range(count + 1):
+        if i == at:
+            for number in range(count + 1):
                 made.append(lifted(segment, number * kept, f"blocks.{number + 1}"))
-                if not backward and number < count:
+                if number < count:
                     made.append(lifted(segments[i + 1], number * kept, ""))
-            continue
-        below = i < at or (backward and any(s.unit == "blocks.1" and s.phase == "backward" for s in segments[:i]))
-        unit = f"blocks.{depth - 1}" if segment.unit == "blocks.2" else segment.unit
-        made.append(lifted(segment, 0 if below else count * kept, unit))
+        elif i == back:
+            made.extend(lifted(segment, n * kept, f"blocks.{n + 1}") for n in reversed(range(count + 1)))
+        else:
+            unit = f"blocks.{depth - 1}" if segment.unit == "blocks.2" else segment.unit
+            made.append(lifted(segment, count * kept if at < i < back else 0, unit))
     return replace(found, segments=tuple(made))
 
 
@@ -50,11 +49,3 @@ def of_rows(one: Trace, two: Trace, rows: int) -> Trace:
             setattr(work, name, at(getattr(a.work, name), getattr(b.work, name)))
         segments.append(Segment(a.phase, a.unit, int(at(a.peak, b.peak)), int(at(a.after, b.after)), work))
     return Trace(tuple(segments), int(at(one.hidden, two.hidden)), one.regathers)
-
-
-def added(works: Sequence[Work], times: int) -> Work:
-    """The sum of what is computed, `times` over."""
-    found = Work(exchanges=add_up([e for work in works for e in work.exchanges], times))
-    for name in NUMBERS:
-        setattr(found, name, times * sum(getattr(work, name) for work in works))
-    return found

@@ -1,15 +1,16 @@
 """The plans that a number of devices allow for a model and a batch, the fastest first, and why others do not fit."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from zoo.inference.cost import meta_copy
 from zoo.models.base import Model
 from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
-from zoo.training.planner.estimate import Estimate, Estimator, largest_divisors
+from zoo.training.planner.estimate import Estimate, Estimator
 from zoo.training.planner.hardware import Hardware, find_gpu, in_precision
 
 LONG = 8192  # tokens of a row from which plans with `context` are tried
@@ -52,7 +53,7 @@ class Comparison:
     bf16: bool
     flops: float
     plans: tuple[Estimate, ...] = ()
-    refusals: tuple[Refusal, ...] = field(default=())
+    refusals: tuple[Refusal, ...] = ()
 
     def rows_per_second(self, estimate: Estimate) -> float:
         """Of all devices."""
@@ -133,8 +134,8 @@ class Search:
 
     def best(self, only: Sequence[Plan] | None, shown: int) -> list[Estimate]:
         """The fastest plans that fit; the memory of these is that of a trace of their own rows."""
-        fixed = only is not None
-        found = [e for plan in (only or () if fixed else self.plans()) for e in self.of(plan, fixed=fixed)]
+        plans = self.plans() if only is None else only
+        found = [e for plan in plans for e in self.of(plan, fixed=only is not None)]
         found.sort(key=lambda e: e.time.total)
         exact: list[Estimate] = []
         for estimate in found:
@@ -152,10 +153,10 @@ class Search:
     def plans(self) -> Iterator[Plan]:
         """The plans for the devices, without checkpointing and microbatches."""
         node, tokens = self.estimator.hardware.node, self.estimator.batch.tokens or 0
-        divisors = largest_divisors(self.gpus)[::-1]
-        for tensor in (n for n in divisors if n <= node):
-            for context in (n for n in divisors if n == 1 or (tokens >= LONG and n <= node)):
-                for pipeline in (n for n in divisors if n == 1 or (context == 1 and n <= MOST_STAGES)):
+        numbers = divisors(self.gpus)
+        for tensor in (n for n in numbers if n <= node):
+            for context in (n for n in numbers if n == 1 or (tokens >= LONG and n <= node)):
+                for pipeline in (n for n in numbers if n == 1 or (context == 1 and n <= MOST_STAGES)):
                     rest, left = divmod(self.gpus, tensor * context * pipeline)
                     if left == 0:
                         yield from self.data_plans(tensor, context, pipeline, rest)
@@ -218,7 +219,7 @@ class Search:
             return [(plan, 1)]
         slope = max(1, self.estimator.estimate(plan, 2).memory.total - one.memory.total)
         most = 1 + (self.limit - one.memory.total) / slope
-        return [(plan, 1), *((plan, n) for n in [d for d in largest_divisors(rows) if d <= most][:2])]
+        return [(plan, 1), *((plan, n) for n in reversed([d for d in divisors(rows) if d <= most][-2:]))]
 
     def fits(self, estimate: Estimate) -> bool:
         """Whether a process has the memory."""
@@ -231,18 +232,21 @@ class Search:
 
     def refuse_memory(self, least: Estimate) -> None:
         """Which part of the memory alone, or with others, is more than there is."""
-        memory, sizes = least.memory, []
-        for name in ("weights", "optimizer", "gradients", "activations", "gathered"):
-            sizes.append((getattr(memory, name), name))
-        most = max(sizes)[1]
+        size, most = max((size, name) for name, size in asdict(least.memory).items())
         self.refuse(f"more than {self.limit / 1e9:.0f} GB for a process, most of it {most}", least.plan,
-                    f"{memory.total / 1e9:.1f} GB, {max(sizes)[0] / 1e9:.1f} GB of {most}, with one "
+                    f"{least.memory.total / 1e9:.1f} GB, {size / 1e9:.1f} GB of {most}, with one "
                     f"{'row' if least.rows == 1 else f'microbatch of {least.rows} rows'} at a time")  # fmt: skip
 
     def refusals(self) -> tuple[Refusal, ...]:
         """The reasons, the most frequent first."""
         found = [Refusal(reason, len(plans), plans[0]) for reason, plans in self.refused.items()]
         return tuple(sorted(found, key=lambda refusal: -refusal.count))
+
+
+def divisors(number: int) -> list[int]:
+    """The divisors of a number, the smallest first."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def without_numbers(message: str) -> str:

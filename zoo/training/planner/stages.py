@@ -30,19 +30,14 @@ def stages_of(parts: Sequence[range]) -> list[Stage]:
     return [Stage(frozenset(f"blocks.{i}" for i in part), n == 0, n == last) for n, part in enumerate(parts)]
 
 
-def stage_trace(trace: Trace, stage: Stage, hidden: int) -> Trace:
-    """The segments of a stage for a microbatch.
-
-    Args:
-        trace: That of the whole model.
-        stage: The stage.
-        hidden: Bytes of the hidden states of a microbatch, which a stage receives.
-    """
+def stage_trace(trace: Trace, stage: Stage) -> Trace:
+    """The segments of a stage for a microbatch, from those of the whole model."""
     found = list(_own(trace.segments, stage))
     if stage.first:
         return replace(trace, segments=tuple(found))
     at = trace.segments.index(found[0])
-    lower = trace.segments[at - 1].after - hidden  # what the stages before it keep, but for the input of this one
+    # what the stages before it keep, but for the hidden states that this one receives
+    lower = trace.segments[at - 1].after - trace.hidden
     shifted = [replace(s, peak=max(0, s.peak - lower), after=max(0, s.after - lower)) for s in found]
     return replace(trace, segments=tuple(shifted))
 

@@ -5,7 +5,7 @@ do not exist, so what is counted here is what that code does.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,6 +76,14 @@ class Work:
 NUMBERS = ("flops", "attention_flops", "moved", "operations")
 
 
+def added(works: Sequence[Work], times: int = 1) -> Work:
+    """The sum of what is computed and exchanged, `times` over."""
+    found = Work(exchanges=add_up([e for work in works for e in work.exchanges], times))
+    for name in NUMBERS:
+        setattr(found, name, times * sum(getattr(work, name) for work in works))
+    return found
+
+
 @dataclass
 class Segment:
     """A part of a step: the forward or backward pass of a block, or of what is before, between and behind the blocks.
@@ -112,15 +120,7 @@ class Trace:
 
     def total(self, phase: Phase | None = None) -> Work:
         """The work of a phase, or of the whole step."""
-        found = Work()
-        for segment in self.segments:
-            if phase in (None, segment.phase):
-                work = segment.work
-                for name in NUMBERS:
-                    setattr(found, name, getattr(found, name) + getattr(work, name))
-                found.exchanges.extend(work.exchanges)
-        found.exchanges = list(add_up(found.exchanges))
-        return found
+        return added([segment.work for segment in self.segments if phase in (None, segment.phase)])
 
 
 # --- processes that do not exist --------------------------------------------------------------------------------------
