@@ -1,6 +1,7 @@
 """The plans that a number of devices allow for a model and a batch, the fastest first, and why others do not fit."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -252,4 +253,4 @@ def divisors(number: int) -> list[int]:
 def without_numbers(message: str) -> str:
     """The beginning of an error message, the same for plans that differ in a number alone."""
     first = message.removeprefix("plan: ").split(": choose")[0].split(": set")[0].split(". ")[0]
-    return "".join("N" if c.isdigit() else c for c in first).replace("NN", "N").replace("NN", "N")
+    return re.sub(r"\d+", "N", first)
