@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +44,6 @@ CPU = Hardware(name="cpu", tflops=0.1, attention_tflops=0.1, bandwidth_gb_s=10.0
                on_gpu=False)  # fmt: skip
 
 
-@contextmanager
-def processes(count: int) -> Iterator[None]:
-    """This process is the first of some that send nothing."""
-    with imaginary_processes(count):
-        yield
-
-
 def values(model: Any, rows: int) -> dict[str, Any]:
     """A batch with zeros."""
     return {name: torch.zeros(x.shape, dtype=x.dtype) for name, x in empty_batch(model, rows).items()}
@@ -80,7 +71,7 @@ CASES = [case for case in CASES if not (case[1].context > 1 and case[0] == "vit_
 
 def peak(name: str, plan: Plan, rows: int) -> int:
     """The memory of the second step of a process."""
-    with processes(plan.world):
+    with imaginary_processes(plan.world):
         model: Any = zoo.create_model(name, seed=0, **MODELS[name])
         batch = values(model, rows)
         model = parallelize(model.train(), plan, plan.mesh("cpu"))
@@ -151,7 +142,7 @@ def summed(exchanges: tuple[Exchange, ...]) -> dict[str, tuple[int, int]]:
 def test_exchanges_of_64_and_1024_processes_are_exact(name: str, plan: Plan) -> None:
     assert plan.world in (64, 1024)
     found = predicted(name, plan, 2)
-    with processes(plan.world):
+    with imaginary_processes(plan.world):
         model: Any = zoo.create_model(name, seed=0, **MODELS[name])
         batch = values(model, 2)
         model = parallelize(model.train(), plan, plan.mesh("cpu"))
