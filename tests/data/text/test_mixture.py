@@ -66,3 +66,5 @@ def test_texts_that_are_missing(files: Path, capsys: pytest.CaptureFixture[str])
         load_mixture(MixtureSettings(name="python_source+python_source"), 0.1)
     with pytest.raises(DataError, match="val_fraction=0 leaves no text"):
         load_mixture(MixtureSettings(name="python_source"), 0)
+    with pytest.raises(DataError, match=r"^val_fraction=1\.0 leaves no text for training"):  # not a text to leave out
+        load_mixture(MixtureSettings(name="python_source+synthetic", on_missing="skip"), 1.0)

@@ -25,8 +25,12 @@ def load_mixture(settings: MixtureSettings, val_fraction: float, *, seed: int = 
         val_fraction: Fraction of each text to hold out for validation and test, above 0.
         seed: Chooses the texts of a part that has more than `max_characters`.
 
-    Raises: DataError for a text that is missing, unless `on_missing=skip` leaves another one, and as `load_corpus`.
+    Raises: DataError for another fraction, a text that is missing, unless `on_missing=skip` leaves another one, and as
+        `load_corpus`.
     """
+    if not 0 < val_fraction < 1:
+        lacking = "validation" if val_fraction <= 0 else "training"
+        raise DataError(f"val_fraction={val_fraction} leaves no text for {lacking}: use e.g. val_fraction=0.1")
     parts: list[Splits[Corpus]] = []
     missing: list[str] = []
     names = settings.name.split("+")
@@ -78,8 +82,6 @@ def limited(corpus: Corpus, max_characters: int, seed: int) -> Corpus:
 
 
 def _load_part(name: str, settings: MixtureSettings, val_fraction: float) -> Splits[Corpus]:
-    if not 0 < val_fraction < 1:
-        raise DataError(f"val_fraction={val_fraction} leaves no text for validation: use e.g. val_fraction=0.1")
     if name == "python_source":
         return load_python_source(val_fraction=val_fraction)
     if name == "multi30k":
