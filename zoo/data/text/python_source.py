@@ -10,7 +10,7 @@ import re
 import sysconfig
 import tokenize
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from zoo.data.splits import Splits
 from zoo.data.text.corpus import Corpus
@@ -106,8 +106,7 @@ def is_generated(text: str) -> bool:
 
 
 def _is_source(path: Path) -> bool:
-    parts = PurePosixPath(path.as_posix()).parts
-    other = any(part in _OTHER_FOLDERS or part.startswith(("config-", ".")) for part in parts[:-1])
+    other = any(part in _OTHER_FOLDERS or part.startswith(("config-", ".")) for part in path.parts[:-1])
     return not other and not _OTHER_FILES.fullmatch(path.stem)
 
 
