@@ -284,6 +284,14 @@ def test_refusals(line: str, message: str, capsys: pytest.CaptureFixture[str]) -
     assert message in capsys.readouterr().err
 
 
+def test_batch_is_not_an_old_name_of_batch_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="batch='lots': expected a number of tokens or rows"):
+        main(["--traceback", "plan", "gpt_nano", "--gpus", "2", "--batch", "lots"])
+    assert "is now" not in capsys.readouterr().err
+    assert main(["info", "gpt_nano", "depth=1", "--batch", "2"]) == 0
+    assert "--batch is now --batch-size" in capsys.readouterr().err
+
+
 def test_a_group_of_processes_is_in_the_way() -> None:
     with imaginary_processes(2):
         assert dist.is_initialized()

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, 1 where a check fails, 2 for invalid input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] != ["plan"]:  # whose --batch is of tokens or rows
-        words = renamed.flags(words)
     show = "--traceback" in words
     parser = make_parser()
     args = read(parser, [word for word in words if word != "--traceback"])
@@ -56,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Parser of one command, which takes the old names of its flags as well."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(renamed.flags(args, self._option_string_actions), namespace)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("zoo", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
@@ -63,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--traceback", action="store_true", help="show where an error comes from (anywhere in the line)"
     )
     parser.description = "Transformers of text, vision and audio over one attention core."
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=CommandParser)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], about: str, more: str = "") -> Any:
         new = commands.add_parser(name, help=about, description=f"{about} {more}".strip(), allow_abbrev=False)

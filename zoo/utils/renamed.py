@@ -166,12 +166,15 @@ def option(path: str, known: Collection[str]) -> str | None:
     return None
 
 
-def flags(words: Sequence[str]) -> list[str]:
-    """The words of a command line with its old flags under their new names, and a note on stderr for each."""
+def flags(words: Sequence[str], known: Collection[str]) -> list[str]:
+    """The words of a command line with its old flags under their new names, and a note on stderr for each.
+
+    known: the flags that the command has, some of them perhaps under a name that was another flag's.
+    """
     result: list[str] = []
     for word in words:
         name, equals, value = word.partition("=")
-        if name in FLAGS:
+        if name in FLAGS and name not in known:
             first, *rest = FLAGS[name]
             print(f"note: {name} is now {' '.join(FLAGS[name])}", file=sys.stderr)
             result += [f"{first}{equals}{value}", *rest]
