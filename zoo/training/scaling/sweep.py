@@ -19,7 +19,7 @@ import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from zoo.training.config import RunSettings
 from zoo.training.parse import SettingsError, parse
 from zoo.training.run_dir import write_text
 from zoo.training.scaling.runs import ScalingError, ScalingRun
-from zoo.training.sweep.check import checkable
 from zoo.training.sweep.compare import Plan, check_folder, check_values, find_recipe, run_trials
 from zoo.training.sweep.results import Trial
 from zoo.utils.errors import did_you_mean
@@ -63,14 +62,12 @@ class Sweep:
     """A sweep: its runs by size, the smallest first.
 
     Attributes:
-        script: The script of the recipe.
         sizes: The runs of each size.
         held_out: Names of the sizes that the fit does not see.
         out: Folder of all runs.
         content: The description, as written.
     """
 
-    script: Path
     sizes: list[SizePlan]
     held_out: list[str]
     out: Path
@@ -90,9 +87,7 @@ class Sweep:
         for size in self.sizes:
             check_folder(size.plan)
         for size in self.sizes:  # runs of a size differ in their steps alone: its first one shows whether it works
-            first = Plan(**vars(size.plan) | {"values": size.plan.values[:1]})
-            if checkable(self.script):
-                check_values(first)
+            check_values(replace(size.plan, values=size.plan.values[:1]))
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / SWEEP_FILE, yaml.safe_dump(self.content, sort_keys=False))
         return [run for size in self.sizes
@@ -138,7 +133,7 @@ def read_sweep(file: Path, out: Path | None = None) -> Sweep:
         plan = Plan(script, "steps", steps, seeds, None, words, folder / f"size-{name}")
         plans.append(SizePlan(str(name), parameters, tokens_per_step, plan))
     plans.sort(key=lambda size: size.parameters)
-    return Sweep(script, plans, _held_out(file, content.get("held_out"), plans), folder, content)
+    return Sweep(plans, _held_out(file, content.get("held_out"), plans), folder, content)
 
 
 def size_of(script: Path, words: Sequence[str]) -> tuple[int, int]:
