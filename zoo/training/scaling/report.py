@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from zoo.training.run_dir import write_text
 from zoo.training.scaling.fit import Fit, Optimum, check_design, fit_law
 from zoo.training.scaling.laws import LAWS
@@ -71,7 +69,6 @@ class ScalingReport:
         fits: {name of the law: its fit}.
         folder: Where `scaling.json`, `scaling.md`, `scaling.png` and `results.csv` are written.
         budgets: Training FLOPs to find the best size for.
-        skipped: Runs that failed and are left out.
     """
 
     runs: list[ScalingRun]
@@ -79,12 +76,16 @@ class ScalingReport:
     fits: dict[str, Fit]
     folder: Path
     budgets: list[float] = field(default_factory=list)
-    skipped: list[ScalingRun] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether no run failed."""
         return not self.skipped
+
+    @property
+    def skipped(self) -> list[ScalingRun]:
+        """Runs that failed and are left out."""
+        return [run for run in self.runs if run.failure]
 
     @property
     def fitted(self) -> list[ScalingRun]:
@@ -175,8 +176,9 @@ class ScalingReport:
     def _fits_table(self) -> tuple[str, list[str], list[list[str]]]:
         rows = []
         for fit in self.fits.values():
+            intervals = fit.intervals
             for name, value in fit.parameters.items():
-                low, high = fit.intervals[name]
+                low, high = intervals[name]
                 rows.append([fit.law.name, name, f"{value:.4g}", f"{low:.4g} to {high:.4g}"])
         fit = next(iter(self.fits.values()))
         spreads = ", ".join(f"{name} {each.spread:.2%}" for name, each in self.fits.items())
@@ -232,19 +234,14 @@ def report_of(runs: Sequence[ScalingRun], held_out: Sequence[str], folder: Path,
     marked = [replace(run, failure=run.failure or "no finite loss") if run in failed else run for run in runs]
     ordered = sorted(marked, key=lambda run: (run.parameters, run.tokens, run.seed))
     chosen = [run for run in ordered if not run.failure and run.size not in held_out]
-    columns = [
-        np.array([getattr(run, name) for run in chosen], dtype=np.float64) for name in ("parameters", "tokens", "loss")
-    ]
-    names = [run.name for run in chosen]
-    n, d, loss = columns
+    n, d, loss, names = ([getattr(run, name) for run in chosen] for name in ("parameters", "tokens", "loss", "name"))
     try:
         fits = {name: fit_law(law, n, d, loss, names=names, samples=samples, level=level) for name, law in LAWS.items()}
     except ScalingError as error:
         if not held_out:
             raise
         raise ScalingError(f"{error}. Held out: {', '.join(held_out)}; --held-out none fits all sizes") from None
-    skipped = [run for run in ordered if run.failure]
-    report = ScalingReport(ordered, list(held_out), fits, folder, list(budgets), skipped)
+    report = ScalingReport(ordered, list(held_out), fits, folder, list(budgets))
     report.optima()  # a budget that is not above 0 is an error before anything is written
     return report
 
