@@ -21,7 +21,8 @@ def add_command(command: Callable[..., Any]) -> None:
     new.add_argument("--skip-failed", action="store_true", help="leave out runs that diverged or failed")
     new.add_argument("--samples", type=int, default=200, help="bootstrap samples of the runs, for intervals (200)")
     new.add_argument("--level", type=float, default=0.95, help="probability of the intervals (0.95)")
-    new.add_argument("--out", metavar="FOLDER", help="folder of runs, tables and plot (runs/scaling-RECIPE)")
+    new.add_argument("--out", metavar="FOLDER", help="folder of runs, tables and plot (runs/scaling-RECIPE; of a "
+                     "folder of runs and a table: where they are)")  # fmt: skip
 
 
 def run_scaling(args: argparse.Namespace) -> int:

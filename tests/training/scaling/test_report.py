@@ -94,6 +94,23 @@ def test_a_sweep_that_determines_no_law_is_refused_before_it_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_folder_of_a_sweep_is_reported_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    folder = tmp_path / "sweep"
+    for number, name in enumerate("abc", 1):
+        for steps in (2, 4, 8):
+            run = folder / f"size-{name}" / str(steps) / "seed-0"
+            run.mkdir(parents=True)
+            loss = 2 + 1 / steps + 0.1 / number
+            (run / "metrics.json").write_text(json.dumps({"finished": True, "result": {"test_loss": loss}}))
+    sizes = "{a: {depth: 1, width: 16}, b: {depth: 2, width: 16}, c: {depth: 3, width: 16}}"
+    (folder / "sweep.yaml").write_text(f"recipe: scaling_laws\nsizes: {sizes}\ntokens: [2048, 4096, 8192]\n"
+                                       "options: {data: synthetic}\nheld_out: []\n")  # fmt: skip
+    report = scaling(folder, out=tmp_path / "out", samples=1)
+    assert len(report.fitted) == 9 and (tmp_path / "out" / "scaling.md").is_file()
+    assert not (folder / "scaling.md").exists()
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("parameters,tokens,losses\n1,2,3\n", "no column 'loss'; expected parameters, tokens, loss.*did you mean 'losses'"),
     ("", "no column 'parameters'; .* got no rows"),

@@ -266,28 +266,28 @@ def scaling(source: str | Path, *, held_out: Sequence[str] | None = None, out: s
             as far as they are complete; or a table of runs (.csv), see `read_runs`.
         held_out: Names of sizes that are predicted, not fitted. Default: those of the description, for a table the
             largest; empty for none.
-        out: Folder of the runs and the report; default that of the sweep, for a table its folder.
+        out: Folder of the report, and of the runs that are done; default that of the sweep, for a table its folder.
         budgets, skip_failed, samples, level: As in `report_of`.
 
     Raises: ScalingError; ValueError for options that the recipe rejects; KeyboardInterrupt if a run is interrupted,
         which the same command resumes.
     """
-    path = Path(source).expanduser()
+    path, chosen = Path(source).expanduser(), Path(out) if out else None
+    held: list[str] | None = None
     if path.suffix.lower() == ".csv":
-        runs, held = read_runs(path), None
-        folder = Path(out) if out else path.parent
-    else:
-        description = path / SWEEP_FILE if path.is_dir() else path
-        if path.is_dir() and not description.is_file():
+        runs, folder = read_runs(path), chosen or path.parent
+    elif path.is_dir():
+        if not (path / SWEEP_FILE).is_file():
             raise ScalingError(f"{path} has no {SWEEP_FILE}: expected the folder of a sweep, which `zoo scaling "
                                f"SWEEP.yaml` makes, its description, or a table of runs (.csv)")  # fmt: skip
-        sweep = read_sweep(description, path if path.is_dir() else Path(out) if out else None)
-        if not path.is_dir():
-            _check_planned(sweep, sweep.held_out if held_out is None else held_out)
-        runs = sweep.read() if path.is_dir() else sweep.run()
-        held, folder = sweep.held_out, sweep.out
+        sweep = read_sweep(path / SWEEP_FILE, path)
+        runs, held, folder = sweep.read(), sweep.held_out, chosen or path
         if not runs:
             raise ScalingError(f"{path}: no run is complete yet; `zoo scaling SWEEP.yaml` runs them")
+    else:
+        sweep = read_sweep(path, chosen)
+        _check_planned(sweep, sweep.held_out if held_out is None else held_out)
+        runs, held, folder = sweep.run(), sweep.held_out, sweep.out
     there = sizes_of(runs)
     if held_out is None:  # of a folder whose largest runs are still to come, none is held out
         held_out = there[-1:] if held is None else [name for name in held if name in there]
