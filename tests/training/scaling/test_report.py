@@ -116,6 +116,8 @@ def test_the_folder_of_a_sweep_is_reported_elsewhere(tmp_path: Path, monkeypatch
     ("", "no column 'parameters'; .* got no rows"),
     ("parameters,tokens,loss\n10,many,2\n", "row 2: tokens='many': expected a number"),
     ("parameters,tokens,loss\n10,0,2\n", "row 2: tokens='0': expected a number of at least 1"),
+    ("parameters,tokens,loss,seed\n10,20,2,inf\n", "row 2: seed='inf': expected a whole number"),
+    ("parameters,tokens,loss,seed\n10,20,2,1.5\n", "row 2: seed='1.5': expected a whole number"),
     ("size,parameters,tokens,loss\na,10,20,2\na,11,20,2\n", "size a has 10 and 11 parameters in different runs"),
 ])  # fmt: skip
 def test_tables_that_are_refused(tmp_path: Path, text: str, message: str) -> None:

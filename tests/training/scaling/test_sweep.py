@@ -66,6 +66,7 @@ def test_a_size_with_tokens_of_its_own(read: Reader) -> None:
     ({"tokens": None}, "size b: expected one of tokens, budgets, tokens_per_parameter, got none"),
     ({"budgets": [1e9]}, "expected one of tokens, .* got tokens, budgets"),
     ({"tokens": ["1e6"]}, "tokens: .*expected numbers above 0"),
+    ({"tokens": [float("inf")]}, "tokens: .*expected numbers above 0"),
     ({"tokens": [100, 4096]}, r"are \[0, 4\] steps of 1024 tokens"),
     ({"tokens": [4096, 4097]}, "expected different numbers"),
     ({"held_out": "d"}, "held_out: no size 'd'; expected some of a, b"),

@@ -109,6 +109,8 @@ def _read_row(where: str, row: dict[str, str]) -> ScalingRun:
     loss, failure = number("loss", math.nan), (row.get("failure") or "").strip()
     if not math.isfinite(loss):
         failure = failure or "diverged"
-    seconds = number("seconds", math.nan)
+    seconds, seed = number("seconds", math.nan), number("seed", 0.0)
+    if not seed.is_integer():
+        raise ScalingError(f"{where}: seed={row.get('seed')!r}: expected a whole number")
     return ScalingRun((row.get("size") or "").strip() or f"{parameters:.0f}", round(parameters), round(tokens), loss,
-                      int(number("seed", 0.0)), None if math.isnan(seconds) else seconds, failure)  # fmt: skip
+                      int(seed), None if math.isnan(seconds) else seconds, failure)  # fmt: skip

@@ -32,7 +32,7 @@ from zoo.training.run_dir import write_text
 from zoo.training.scaling.runs import ScalingError, ScalingRun
 from zoo.training.sweep.compare import Plan, check_folder, check_values, find_recipe, run_trials
 from zoo.training.sweep.results import Trial
-from zoo.utils.errors import did_you_mean
+from zoo.utils.errors import did_you_mean, is_number
 
 LENGTHS = ("tokens", "budgets", "tokens_per_parameter")
 _KEYS = ("recipe", "sizes", *LENGTHS, "options", "seeds", "held_out", "out")
@@ -202,7 +202,7 @@ def _steps(file: Path, name: str, options: Mapping[str, Any], content: Mapping[s
         )
     values = source[given[0]]
     values = values if isinstance(values, list) else [values]
-    if not values or not all(isinstance(value, int | float) and value > 0 for value in values):
+    if not values or not all(is_number(value) and value > 0 for value in values):
         raise ScalingError(f"{file}: size {name}: {given[0]}: {source[given[0]]}: expected numbers above 0 "
                            f"(YAML writes 1.0e+12 with a point and a sign)")  # fmt: skip
     factor = {"tokens": 1.0, "budgets": 1 / (6 * parameters), "tokens_per_parameter": float(parameters)}[given[0]]
