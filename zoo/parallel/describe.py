@@ -1,6 +1,5 @@
 """A table of what each process holds of a model."""
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from torch import nn
 
 from zoo.parallel.config import PlanSettings
 from zoo.parallel.cuts import LAST, cut_blocks
+from zoo.parallel.exchanges import held_of
 from zoo.parallel.local_parameters import WHOLE, Division
 from zoo.parallel.tensor import Layout, Ranks, named_values
 
@@ -37,11 +37,7 @@ def rows(plan: PlanSettings, model: nn.Module) -> list[Row]:
     places = processes_of(plan, model)
     for name, value, module in named_values(model):
         division = WHOLE if layout is None else layout.division(module, name.rpartition(".")[2])
-        shape = list(value.shape) or [1]
-        if division.stored and division.dim is not None:
-            shape[division.dim] = division.size
-        shape[0] = -(-shape[0] // plan.parts_of_parameters)
-        held = math.prod(shape)
+        held = held_of(name, value, module, layout).part(plan.parts_of_parameters)
         key = _NUMBER.sub("*", name), tuple(value.shape)
         row = found.setdefault(key, Row(*key, division))
         row.count, row.total = row.count + 1, row.total + value.numel()
