@@ -295,6 +295,13 @@ def _sgemm(clock: Clock) -> float:
     return 2 * _PROBE**3 / seconds / 1e9
 
 
+def status_bytes(field: str) -> int:
+    """Bytes of a memory field of this process: VmRSS (resident), VmHWM (most of it so far), RssAnon (resident without
+    the pages of files, which the system takes back when it needs them)."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def machine(clock: Clock = "cpu") -> str:
     """Processor or GPU, and the versions of the relevant packages."""
     hardware = torch.cuda.get_device_name() if clock == "cuda" else f"{_processor()}, {os.cpu_count()} CPUs"

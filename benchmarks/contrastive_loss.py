@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import attempt, options, paired, record
+from _measure import attempt, options, paired, record, status_bytes
 from torch import Tensor
 
 import zoo
@@ -76,12 +76,6 @@ def training(name: str, rows: int, device: str) -> Callable[[], object]:
     return run
 
 
-def kilobytes(field: str) -> int:
-    """A memory field of this process's status, in kB."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
-
-
 def peak(name: str, rows: int, width: int, device: str) -> float:
     """Peak memory in MB above the level before; to be run in a separate process."""
     if name in CACHED:
@@ -95,9 +89,9 @@ def peak(name: str, rows: int, width: int, device: str) -> float:
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = kilobytes("VmRSS")
+    before = status_bytes("VmRSS")
     run()
-    return (kilobytes("VmHWM") - before) / 2**10
+    return (status_bytes("VmHWM") - before) / 2**20
 
 
 def memory(names: tuple[str, ...], rows: int, width: int, device: str) -> None:

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from _measure import options, paired, record
-from contrastive_loss import GLIBC, kilobytes
+from _measure import options, paired, record, status_bytes
+from contrastive_loss import GLIBC
 from torch import Tensor
 
 from zoo.nn.losses import linear_cross_entropy
@@ -52,9 +52,9 @@ def peak(name: str, o: SimpleNamespace) -> float:
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = kilobytes("VmRSS")
+    before = status_bytes("VmRSS")
     run()
-    return (kilobytes("VmHWM") - before) / 2**10
+    return (status_bytes("VmHWM") - before) / 2**20
 
 
 def main() -> None:

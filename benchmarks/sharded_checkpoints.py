@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _measure import machine, options, record
+from _measure import machine, options, record, status_bytes
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
@@ -113,7 +113,7 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         ctypes.CDLL(None).malloc_trim(0)  # what the parent has freed would be used again, and not be counted
-        self.start = self.peak = resident()
+        self.start = self.peak = status_bytes("VmRSS")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -125,18 +125,12 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.001):
-            self.peak = max(self.peak, resident())
+            self.peak = max(self.peak, status_bytes("VmRSS"))
 
     @property
     def bytes(self) -> int:
         """Peak above the start."""
         return self.peak - self.start
-
-
-def resident() -> int:
-    """Bytes of memory of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def load(rank: int, folder: str, whole: bool) -> list[int]:

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from _measure import machine, options, paired, record
+from _measure import machine, options, paired, record, status_bytes
 from PIL import Image
 
 import zoo
@@ -88,24 +88,18 @@ class Memory:
     """Peaks of the memory of this process that is not the pages of files, in bytes, since the last `peak()`."""
 
     def __init__(self) -> None:
-        self.start = self.most = anonymous()
+        self.start = self.most = status_bytes("RssAnon")
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while True:
-            self.most = max(self.most, anonymous())
+            self.most = max(self.most, status_bytes("RssAnon"))
             time.sleep(0.02)
 
     def peak(self) -> int:
         """The peak above the start."""
-        found, self.most = self.most - self.start, anonymous()
+        found, self.most = self.most - self.start, status_bytes("RssAnon")
         return found
-
-
-def anonymous() -> int:
-    """Resident bytes without pages of files, which the system takes back when it needs them."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def one_pass(batches: Iterator[Any], count: int) -> dict[str, float]:
