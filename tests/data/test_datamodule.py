@@ -1,6 +1,7 @@
 """Batches as a pure function of (seed, step); loaders in a Trainer; resume in the middle of an epoch."""
 
 from collections.abc import Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,9 @@ def fit(
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_resume_in_the_middle_of_an_epoch_is_exact(tmp_path: Path, num_workers: int) -> None:
     whole, _ = fit(12, tmp_path)
+    before = {*active_children()}
     first, trainer = fit(7, tmp_path, num_workers=num_workers)
+    assert {*active_children()} <= before, "no worker waits for the garbage collector"
     trainer.save_checkpoint(tmp_path / "seven.ckpt")
     second, _ = fit(12, tmp_path, resume=tmp_path / "seven.ckpt", num_workers=num_workers)
     assert first.seen + second.seen == whole.seen and [step for step, _ in whole.seen] == list(range(12))

@@ -1,7 +1,9 @@
 """LightningDataModule with batches that are a function of the training step."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import lightning as L
 import torch
@@ -43,7 +45,8 @@ class Loader:
         watch: Stopwatch | None = None,
     ) -> None:
         self.batches, self.watch = batches, watch or Stopwatch()
-        self._loader = DataLoader(
+        self._new_loader = partial(
+            DataLoader,
             data,
             batch_sampler=batches,
             num_workers=num_workers,
@@ -51,11 +54,28 @@ class Loader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
         )
+        self._loader = self._new_loader()
+        self._running: WeakSet[Generator[dict[str, Tensor]]] = WeakSet()
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Generator[dict[str, Tensor]]:
+        running = self._batches()
+        self._running.add(running)
+        return running
+
+    def close(self) -> None:
+        """End all iterations and their worker processes; another iteration starts new ones.
+
+        Otherwise a trainer holds them in reference cycles, and the garbage collector, which ends them at some later
+        time, waits 5 seconds for each worker.
+        """
+        while self._running:
+            self._running.pop().close()
+        self._loader = self._new_loader()
+
+    def _batches(self) -> Generator[dict[str, Tensor]]:
         batches = iter(self._loader)
         while (batch := self.watch.time(next, batches, None)) is not None:
             yield batch
@@ -102,6 +122,7 @@ class KeyedDataModule(L.LightningDataModule):
         self.seed, self.num_workers, self.eval_batch_size = seed, num_workers, eval_batch_size
         self.train, self.test = dataset(splits.train, True), dataset(splits.test, False)
         self.waiting = Stopwatch()
+        self._loaders: WeakSet[Loader] = WeakSet()  # those that exist
         on_test = splits.validation is None or splits.validation is splits.test
         self.val = self.test if on_test else dataset(splits.validation, False)
         if self.steps_per_epoch < 1:
@@ -188,7 +209,14 @@ class KeyedDataModule(L.LightningDataModule):
 
     def _loader(self, data: Any, batches: KeyedBatches | EvalBatches, watch: Stopwatch | None = None) -> Loader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu, watch=watch)
+        loader = Loader(data, batches, num_workers=self.num_workers, pin_memory=on_gpu, watch=watch)
+        self._loaders.add(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the worker processes of the loaders."""
+        for loader in list(self._loaders):
+            loader.close()
 
     def _rank_and_world(self) -> tuple[int, int, int]:
         """(data-parallel rank, data-parallel world size, micro-batches per step)."""

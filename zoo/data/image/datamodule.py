@@ -105,7 +105,8 @@ class ImageDataModule(KeyedDataModule):
         return super()._loader(_WithoutPixels(data) if rest_only else data, batches, watch)
 
     def teardown(self, stage: str) -> None:
-        """Free the memory of the images on the device."""
+        """As in KeyedDataModule; also free the memory of the images on the device."""
+        super().teardown(stage)
         self._images = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
