@@ -197,11 +197,16 @@ def held_out_by_key(hashes: Tensor, fraction: float, split: str) -> Tensor:
 
     So an item stays in its split when others are added. hashes: 64 random bits of each key, int64 [N].
     """
-    values = KeyedRandom(0, 0, hashes).uniform(f"held out for {split}")
+    values = values_of_keys(hashes, split)
     held = values < fraction
     if not held.any() and len(held) > 1:
         held[values.argmin()] = True
     return held
+
+
+def values_of_keys(hashes: Tensor, split: str) -> Tensor:
+    """A number from 0 to 1 for each key, float [N]: the keys with the smallest ones are held out for `split`."""
+    return KeyedRandom(0, 0, hashes).uniform(f"held out for {split}")
 
 
 def held_out_groups(group_ids: Tensor, classes: Tensor, fraction: float, seed: int) -> Tensor:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from zoo.data.config import StreamSettings
 from zoo.data.sources.columns import TEXT_NAMES
-from zoo.data.splits import Splits, held_out_by_key
+from zoo.data.splits import Splits, values_of_keys
 from zoo.data.streams.folder import SPLITS, split_by_name
 from zoo.data.streams.records import hash_text
 from zoo.data.text.corpus import PLAIN, Corpus
@@ -215,26 +217,33 @@ def sample_texts(sources: Sequence[TextFiles], s: StreamSettings, val_fraction: 
 
     Raises: DataError if there is no text.
     """
-    import torch
-
     files = [(source, file) for source in sources for file in source.files["train"]]
     step = max(1, len(files) // _FILES)
     chosen = files[::step][:_FILES]
-    has_validation = any("validation" in source.files for source in sources)
-    texts: list[str] = []
-    for source, file in chosen:
-        room = SAMPLE // len(chosen)
-        for document in source.documents(file, s):
-            held = not has_validation and bool(
-                held_out_by_key(torch.tensor([hash_text(document.key)]), val_fraction, "validation")
-            )
-            if not held:
-                texts.append(document.text[:room])
-                room -= len(texts[-1])
-            if room <= 0:
-                break
+    held_out = 0.0 if any("validation" in source.files for source in sources) else val_fraction
+    room = SAMPLE // len(chosen)
+    texts = [text for source, file in chosen for text in _training_texts(source.documents(file, s), room, held_out)]
     where = ", ".join(str(source.folder) for source in sources)
     if not texts:
         raise DataError(f"{where}: no text to train on: all files are empty, or held out (val_fraction={val_fraction})")
     corpus = Corpus(texts, Path(s.name).expanduser().resolve().name, True, f"{len(files)} files in {where}")
     return Splits(corpus, replace(corpus, texts=[]), corpus.name, True, corpus.source)
+
+
+def _training_texts(documents: Iterator[Document], room: int, held_out: float) -> Iterator[str]:
+    """The first documents that are not held out, `room` characters of them."""
+    while room > 0 and (part := list(_first(documents, room))):
+        values = values_of_keys(torch.tensor([hash_text(document.key) for document in part]), "validation")
+        for document, is_held_out in zip(part, (values < held_out).tolist()):
+            if not is_held_out:
+                yield document.text[:room]
+                room -= len(document.text)
+
+
+def _first(documents: Iterator[Document], characters: int) -> Iterator[Document]:
+    """The next documents, up to the one with which they have so many characters."""
+    for document in documents:
+        yield document
+        characters -= len(document.text)
+        if characters <= 0:
+            return
