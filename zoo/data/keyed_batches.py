@@ -75,7 +75,6 @@ class KeyedBatches:
             raise ValueError(f"{n} training samples do not fill one batch of {batch_size}; use a smaller batch_size")
         self.n, self.batch_size, self.seed, self.step = n, batch_size, seed, step
         self.rank, self.world, self.accumulate = rank, world, accumulate
-        self._order: tuple[int, Tensor] | None = None  # of the current epoch
 
     @property
     def steps(self) -> int:
@@ -92,17 +91,17 @@ class KeyedBatches:
 
     def __iter__(self) -> Iterator[Keys]:
         epoch, first = divmod(self.step(), self.steps)
+        keys = self._keys(epoch)
         micro = self.batch_size // (self.world * self.accumulate)
         for step in range(first, self.steps):
             for i in range(self.accumulate):
                 start = step * self.batch_size + (i * self.world + self.rank) * micro
-                yield self._keys(epoch, start, start + micro)
+                yield keys(start, start + micro)
 
-    def _keys(self, epoch: int, start: int, stop: int) -> Keys:
-        """The samples at these positions of an epoch."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.order(epoch))
-        return Keys(self._order[1][start:stop].tolist(), epoch)
+    def _keys(self, epoch: int) -> Callable[[int, int], Keys]:
+        """The function of (start, stop) that returns the samples at these positions of an epoch."""
+        order = self.order(epoch)
+        return lambda start, stop: Keys(order[start:stop].tolist(), epoch)
 
 
 class GroupedByLengthBatches(KeyedBatches):

@@ -6,8 +6,9 @@ piece of a file, and any step can be the first: nothing that was passed is read.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -224,7 +225,7 @@ class StreamBatches(KeyedBatches):
 
     def order(self, epoch: int) -> Tensor:
         """The order of an epoch, int64: for inspection, iteration does not make it."""
-        return torch.tensor(list(self._keys(epoch, 0, self.steps * self.batch_size)))
+        return torch.tensor(self._keys(epoch)(0, self.steps * self.batch_size))
 
-    def _keys(self, epoch: int, start: int, stop: int) -> Keys:
-        return self.stream.keys(epoch, start, stop, self.steps * self.batch_size)
+    def _keys(self, epoch: int) -> Callable[[int, int], Keys]:
+        return partial(self.stream.keys, epoch, length=self.steps * self.batch_size)
