@@ -5,7 +5,6 @@ order; the chunks of a window are then shuffled together. So a window reads from
 piece of a file, and any step can be the first: nothing that was passed is read.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from zoo.data.keyed_batches import KeyedBatches, Keys
 from zoo.utils.keyed_random import hash_keys, mix, seed_for
+from zoo.utils.recent import Recent
 
 WINDOW = 8192  # rows that are shuffled together, unless `shuffle_window=` says otherwise
 PLACES = 32  # chunks of a window at least, where the files allow it
@@ -83,7 +83,7 @@ class WindowShuffle:
         self.chunks = -(-count // self.chunk)
         self.window = max(1, window // self.chunk) * self.chunk
         self.missing = self.chunks * self.chunk - count  # rows that the last chunk lacks
-        self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._window = Recent(self._make_window, _KEPT)
         self._short: tuple[int, int] = (-1, 0)  # epoch, window
 
     def rows(self, epoch: int, start: int, stop: int) -> Tensor:
@@ -111,21 +111,14 @@ class WindowShuffle:
             self._short = (epoch, int(place) * self.chunk // self.window)
         return self._short[1]
 
-    def _window(self, epoch: int, number: int) -> Tensor:
-        if (epoch, number) in self._kept:
-            self._kept.move_to_end((epoch, number))
-            return self._kept[epoch, number]
+    def _make_window(self, epoch: int, number: int) -> Tensor:
         slots = self.window // self.chunk
         places = torch.arange(number * slots, min((number + 1) * slots, self.chunks))
         chunks = Permutation(self.chunks, self.seed, epoch, 7)(places)
         rows = (chunks[:, None] * self.chunk + torch.arange(self.chunk)).flatten()
         rows = rows[rows < self.count]
         generator = torch.Generator().manual_seed(seed_for(self.seed, epoch, number, 8))
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        self._kept[epoch, number] = rows
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return rows
+        return rows[torch.randperm(len(rows), generator=generator)]
 
 
 class Mixture:

@@ -12,9 +12,10 @@ import torch
 from zoo.data.sources.columns import encoded_item
 from zoo.data.sources.fingerprint import note_digest
 from zoo.data.sources.tables import class_names_of
-from zoo.data.streams.records import Recent, Records, Role, hash_text
+from zoo.data.streams.records import Records, Role, hash_text
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.keyed_random import hash_keys
+from zoo.utils.recent import Recent
 
 _OPEN = 16  # files that are open at a time
 _TAIL = 8  # bytes at the end of a file: the size of its metadata, and the magic

@@ -4,18 +4,15 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.utils.errors import DataError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,38 +97,6 @@ class Several(Records):
 
     def _owner(self, row: int) -> int:
         return bisect_right(self.starts, row) - 1
-
-
-class Recent(Generic[T]):
-    """The values that were used most recently, made when they are missing. A copy in another process starts empty."""
-
-    def __init__(self, make: Callable[..., T], most: int, close: Callable[[T], object] | None = None) -> None:
-        self.make, self.most, self.close = make, most, close
-        self._reset()
-
-    def __call__(self, *key: Hashable) -> T:
-        if self._process != os.getpid():  # forked: the files belong to the parent
-            self._reset()
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
-        while len(self._values) >= self.most:
-            _, oldest = self._values.popitem(last=False)
-            if self.close is not None:
-                self.close(oldest)
-        self._values[key] = value = self.make(*key)
-        return value
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"make": self.make, "most": self.most, "close": self.close}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._values: OrderedDict[tuple[Hashable, ...], T] = OrderedDict()
-        self._process = os.getpid()
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from zoo.data.sources.fingerprint import note_digest
-from zoo.data.streams.records import Recent, Records, Role, hash_text, read_at
+from zoo.data.streams.records import Records, Role, hash_text, read_at
 from zoo.data.streams.tar_index import TarIndex, tar_index
 from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.keyed_random import hash_keys
+from zoo.utils.recent import Recent
 
 _OPEN = 64  # files that are open at a time
 

@@ -22,6 +22,9 @@ from zoo.preprocessing.fill_in_middle import FillInMiddleTokens, encode_parts, f
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
+from zoo.utils.recent import Recent
+
+_EPOCHS = 2  # whose order is kept
 
 
 def choose_span(text: str, numbers: random.Random, whole_lines: float) -> tuple[int, int]:
@@ -119,7 +122,7 @@ class PackedDocuments(Dataset[Any]):
         if tokens < 2:
             raise DataError("the documents have no token to predict")
         self.count = max(1, tokens // length) if middle else -(-(tokens - 1) // length)
-        self._streams: dict[int, Stream] = {}
+        self._stream = Recent(self._make_stream, _EPOCHS)
 
     def __len__(self) -> int:
         return self.count
@@ -156,13 +159,8 @@ class PackedDocuments(Dataset[Any]):
         found = self.middle(text, *key, room=end - start)
         return self.documents[document][start:end] if found is None else torch.tensor(found, dtype=torch.int32)
 
-    def _stream(self, epoch: int) -> "Stream":
-        """The documents of an epoch, one after the other; the last ones used are kept."""
-        if epoch not in self._streams:
-            self._streams = dict(list(self._streams.items())[-1:]) | {epoch: self._make_stream(epoch)}
-        return self._streams[epoch]
-
     def _make_stream(self, epoch: int) -> "Stream":
+        """The documents of an epoch, one after the other."""
         if self.middle is None:
             return Stream(self.documents, list(range(len(self.documents))), 0, wraps=False)
         seed = self.middle.seed
