@@ -179,6 +179,24 @@ class StreamOrder:
         self.mixture = Mixture(list(weights) or counts) if len(counts) > 1 else None
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
 
+    @classmethod
+    def of(cls, counts: Sequence[int], weights: Sequence[float], *, window: int, seed: int,
+           chunks: Sequence[int] = ()) -> "StreamOrder":  # fmt: skip
+        """The order of sources of which some may have no rows: these are left out.
+
+        Args:
+            counts: Number of rows of each source.
+            weights: Weight of each source; empty: its number of rows.
+            window: Rows that are shuffled together; a chunk at least.
+            seed: Seed of the order.
+            chunks: Neighboring rows of each source that are read together; 0, the default, if it does not matter.
+        """
+        chunks = chunks or [0] * len(counts)
+        kept = [i for i, count in enumerate(counts) if count]
+        orders = [WindowShuffle(counts[i], window=max(window, chunks[i]), chunk=min(chunks[i], counts[i]),
+                                seed=seed + number) for number, i in enumerate(kept)]  # fmt: skip
+        return cls(orders, [weights[i] for i in kept] if weights else [])
+
     def keys(self, epoch: int, start: int, stop: int, length: int) -> Keys:
         """The keys of items start .. stop - 1 of an epoch, of which `length` items are used."""
         if self.mixture is None:

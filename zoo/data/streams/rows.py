@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data.stream_order import StreamOrder, WindowShuffle
+from zoo.data.stream_order import StreamOrder
 from zoo.data.streams.records import Several
 
 
@@ -49,12 +49,8 @@ class StreamRows:
         """The order of training. A source of which no row is left, as in a small subset, is left out."""
         bounds = torch.searchsorted(self.rows, torch.tensor(self.records.starts)).tolist()
         counts = [stop - start for start, stop in pairwise(bounds)]
-        weights = list(self.weights) or [float(count) for count in counts]
-        kept = [(count, weight, source.chunk)
-                for count, weight, source in zip(counts, weights, self.records.sources) if count]  # fmt: skip
-        orders = [WindowShuffle(count, window=max(self.window, chunk), chunk=min(chunk, count), seed=seed + number)
-                  for number, (count, _, chunk) in enumerate(kept)]  # fmt: skip
-        return StreamOrder(orders, [weight for _, weight, _ in kept])
+        chunks = [source.chunk for source in self.records.sources]
+        return StreamOrder.of(counts, self.weights, window=self.window, seed=seed, chunks=chunks)
 
     def read(self, items: Sequence[int], role: str) -> list[Any]:
         """The values of a role of the items at these positions."""

@@ -13,7 +13,7 @@ from zoo.data.config import StreamSettings
 from zoo.data.datamodule import KeyedDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Items, Splits, held_out, partition
-from zoo.data.stream_order import WINDOW, StreamOrder, WindowShuffle
+from zoo.data.stream_order import WINDOW, StreamOrder
 from zoo.data.text.documents import TextFiles
 from zoo.data.text.token_files import TokenFile, token_file
 from zoo.preprocessing.text import TextProcessor
@@ -124,10 +124,7 @@ class PackedRows(Dataset[Any]):
 
     def stream_order(self, seed: int) -> StreamOrder:
         """The order of training. A source that does not fill a row is left out."""
-        weights = list(self.part.weights) or [float(count) for count in self.counts]
-        kept = [(count, weight) for count, weight in zip(self.counts, weights) if count]
-        orders = [WindowShuffle(count, window=self.part.window, seed=seed + i) for i, (count, _) in enumerate(kept)]
-        return StreamOrder(orders, [weight for _, weight in kept])
+        return StreamOrder.of(self.counts, self.part.weights, window=self.part.window, seed=seed)
 
     def _offset(self, source: int, epoch: int) -> int:
         if not self.moving:
