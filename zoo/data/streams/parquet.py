@@ -1,6 +1,7 @@
 """Records in parquet files, of which only the row groups and columns in use are in memory."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,7 +73,7 @@ class ParquetRecords(Records):
         self.columns = {role.name: self._column(role, footers) for role in roles}
         self.groups = [(number, group) for number, one in enumerate(footers) for group in range(len(one.groups))]
         sizes = [rows for footer in footers for rows in footer.groups]
-        self.starts = torch.tensor([0, *accumulate(sizes)])
+        self.starts = [0, *accumulate(sizes)]
         self.file_starts = [0, *accumulate(sum(footer.groups) for footer in footers)]
         if not self.file_starts[-1]:
             raise DataError(f"{folder}: {self.files[0].name} has no rows")
@@ -125,12 +126,10 @@ class ParquetRecords(Records):
         column = self.columns[role]
         if column is None:
             return [None] * len(rows)
-        groups = (torch.searchsorted(self.starts, torch.as_tensor(rows), right=True) - 1).tolist()
-        starts = self.starts.tolist() if len(self.starts) < len(rows) else None
         found = []
-        for row, group in zip(rows, groups):
-            start = starts[group] if starts else int(self.starts[group])
-            value = self._tables(group).column(column)[row - start].as_py()
+        for row in rows:
+            group = bisect_right(self.starts, row) - 1
+            value = self._tables(group).column(column)[row - self.starts[group]].as_py()
             found.append(self._content(value, row) if role in ("image", "images", "audio") else value)
         return found
 
@@ -148,7 +147,7 @@ class ParquetRecords(Records):
                 for value in self._table(self.files[number], group, [column]).column(column).to_pylist()]  # fmt: skip
 
     def _file(self, row: int) -> int:
-        return next(i for i, stop in enumerate(self.file_starts[1:]) if row < stop)
+        return bisect_right(self.file_starts, row) - 1
 
     def place(self, row: int, role: str = "") -> str:
         """See Records."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -34,7 +35,7 @@ class TarRecords(Records):
     def __init__(self, files: Sequence[Path], folder: Path, roles: Sequence[Role]) -> None:
         self.files, self.folder, self.where = list(files), folder, str(folder)
         self.indexes = [tar_index(file) for file in self.files]
-        self.starts = torch.tensor([0, *accumulate(map(len, self.indexes))])
+        self.starts = [0, *accumulate(map(len, self.indexes))]
         for file, index in zip(self.files, self.indexes):
             note_digest(f"{self._name(file)}, its index", index.digest)
         names = [hash_text(self._name(file)) for file in self.files]
@@ -77,21 +78,20 @@ class TarRecords(Records):
         return places
 
     def _shard(self, row: int) -> int:
-        return int(torch.searchsorted(self.starts, row, right=True)) - 1
+        return bisect_right(self.starts, row) - 1
 
     def read(self, rows: Sequence[int], role: str) -> list[Any]:
         """See Records: bytes; from the JSON member, the value of the key."""
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        shards = (torch.searchsorted(self.starts, index, right=True) - 1).tolist()
+        places = self.places[role][torch.as_tensor(rows, dtype=torch.int64)]
         found: list[Any] = []
-        for row, shard, (offset, size, in_json) in zip(rows, shards, self.places[role][index].tolist()):
+        for row, (offset, size, in_json) in zip(rows, places.tolist()):
             if size < 0:
                 found.append(None)
                 continue
-            content = read_at(self._descriptors(self.files[shard]), size, offset)
+            file = self.files[self._shard(row)]
+            content = read_at(self._descriptors(file), size, offset)
             if len(content) < size:
-                raise DataError(f"{self.place(row)}: {self.files[shard]} has become shorter while it was read; start "
-                                f"again")  # fmt: skip
+                raise DataError(f"{self.place(row)}: {file} has become shorter while it was read; start again")
             found.append(self._from_json(content, row, role) if in_json else content)
         return found
 
@@ -119,12 +119,8 @@ class TarRecords(Records):
     def place(self, row: int, role: str = "") -> str:
         """See Records."""
         shard = self._shard(row)
-        return f"{self.files[shard]}, sample {self.indexes[shard].key(row - int(self.starts[shard]))}" + (
-            f", {role}" if role else ""
-        )
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
+        key = self.indexes[shard].key(row - self.starts[shard])
+        return f"{self.files[shard]}, sample {key}" + (f", {role}" if role else "")
 
 
 def _open(file: Path) -> int:

@@ -1,7 +1,9 @@
 """Documents of token files, packed into rows while they are read, for causal language modeling."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,6 +18,7 @@ from zoo.data.splits import Items, Splits, held_out, partition
 from zoo.data.stream_order import WINDOW, StreamOrder
 from zoo.data.text.documents import TextFiles
 from zoo.data.text.token_files import TokenFile, token_file
+from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
@@ -23,7 +26,6 @@ from zoo.utils.keyed_random import seed_for
 if TYPE_CHECKING:
     import numpy as np
 
-IGNORED = -100  # label of a token without a next one
 Packing = Literal["documents", "concatenate"]
 
 
@@ -110,7 +112,7 @@ class PackedRows(Dataset[Any]):
         self.texts = [_Tokens(file, part.documents[start:stop] - bound)
                       for file, bound, start, stop in zip(part.files, bounds, cuts, cuts[1:])]  # fmt: skip
         self.counts = [self._count(len(text)) for text in self.texts]
-        self.starts = [sum(self.counts[:i]) for i in range(len(self.counts) + 1)]
+        self.starts = [0, *accumulate(self.counts)]
         if not self.starts[-1]:
             raise ValueError(f"{len(part)} documents of {sum(map(len, self.texts)):,} tokens do not fill a row of "
                              f"{length} tokens and the next token; use more text or a smaller max_length")  # fmt: skip
@@ -145,7 +147,7 @@ class PackedRows(Dataset[Any]):
         return batch | {"labels": labels, "index": torch.tensor(list(keys)), "epoch": keys.epoch}
 
     def _row(self, row: int, epoch: int) -> tuple[Tensor, Tensor]:
-        source = next(i for i, stop in enumerate(self.starts[1:]) if row < stop)
+        source = bisect_right(self.starts, row) - 1
         start = self._offset(source, epoch) + (row - self.starts[source]) * self.length
         return self.texts[source].row(start, self.length + 1)
 
