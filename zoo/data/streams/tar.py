@@ -65,16 +65,19 @@ class TarRecords(Records):
     def _places_in(self, index: TarIndex, role: Role) -> Tensor:
         places = torch.full((len(index), 3), -1)
         own = role.column.lower().removeprefix(".")
-        names = [own] if own in index.members else [] if own else [n for n in role.endings if n in index.members]
-        names += [name for name in index.members if not own and name.rpartition(".")[2] in role.endings
-                  and name not in names]  # fmt: skip
-        for name in [*names, *(["json"] if "json" in index.members and "json" not in names else [])]:
+        if own:
+            names = [own] if own in index.members else []
+        else:
+            names = [name for name in role.endings if name in index.members]
+            names += [n for n in index.members if n.rpartition(".")[2] in role.endings and n not in names]
+        if "json" in index.members and own != "json":
+            names.append("json")
+        for name in names:
             column = index.members.index(name)
             empty = places[:, 1] < 0
-            in_json = name == "json" and (role.column or "json" not in role.endings)
             places[empty, 0] = index.offsets[empty, column]
             places[empty, 1] = index.sizes[empty, column]
-            places[empty, 2] = int(bool(in_json))
+            places[empty, 2] = int(name == "json")
         return places
 
     def _shard(self, row: int) -> int:
