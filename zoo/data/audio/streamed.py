@@ -13,12 +13,12 @@ from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.spectrograms import Spectrograms
 from zoo.data.audio.tables import AUDIO_NAMES, MIN_DURATION, AudioClips
 from zoo.data.config import AudioDataSettings
-from zoo.data.image.streamed import LABEL_COLUMNS, check_options, describe, numbered
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.class_names import read_names
 from zoo.data.splits import with_test
-from zoo.data.stream_order import WINDOW, StreamOrder
-from zoo.data.streams.folder import Shards, open_splits
+from zoo.data.stream_order import StreamOrder
+from zoo.data.streams.folder import Shards, describe, open_splits
+from zoo.data.streams.labels import label_role, numbered_labels
 from zoo.data.streams.records import Role
 from zoo.data.streams.rows import StreamRows
 from zoo.preprocessing.audio_io import info, read
@@ -145,13 +145,8 @@ def load_streamed_audio(sources: Sequence[Shards], s: AudioDataSettings, seed: i
 
     Raises: DataError for damaged files, samples without audio or a label, and options of data in memory.
     """
-    check_options(s)
-
-    def roles(suffix: str) -> list[Role]:
-        return [Role("audio", ENDINGS, AUDIO_NAMES, s.audio), Role("label", ("cls",), LABEL_COLUMNS, s.label)]
-
-    parts = open_splits(sources, s, roles, s.shuffle_window or WINDOW)
-    classes, labels = numbered(parts, read_names(s.class_names))
+    parts = open_splits(sources, s, [Role("audio", ENDINGS, AUDIO_NAMES, s.audio), label_role(s.label)])
+    classes, labels = numbered_labels(parts, read_names(s.class_names))
     sets, rate = {}, s.sampling_rate
     for split, part in parts.items():
         clips = StreamedClips(part, rate, s.resample)

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.config import PairDataSettings
-from zoo.data.image.streamed import IMAGE_COLUMNS, IMAGES, StreamedPixels, check_options, describe
+from zoo.data.image.streamed import IMAGE_COLUMNS, IMAGES, StreamedPixels
 from zoo.data.keyed_batches import Keys
 from zoo.data.pairs.dataset import PairDataset, PairSplits
 from zoo.data.pairs.sides import mentions_sides
 from zoo.data.pairs.tables import NAMES
 from zoo.data.splits import with_test
-from zoo.data.stream_order import WINDOW, StreamOrder
-from zoo.data.streams.folder import Shards, open_splits
+from zoo.data.stream_order import StreamOrder
+from zoo.data.streams.folder import Shards, describe, open_splits
 from zoo.data.streams.records import Role
 from zoo.data.streams.rows import StreamRows
 from zoo.data.text.datamodule import TokenDataset
@@ -145,16 +145,13 @@ def load_streamed_pairs(
 
     Raises: DataError for damaged files, samples without an image or a caption, and options of data in memory.
     """
-    check_options(s)
     if s.test:
         raise DataError(f"test={s.test}: the shards of data={s.name} have their test split in their names (test-0.tar) "
                         f"or in a folder test; omit it")  # fmt: skip
 
-    def roles(suffix: str) -> list[Role]:
-        return [Role("images", IMAGES, (*NAMES["images"], *IMAGE_COLUMNS), s.images),
-                Role("captions", CAPTIONS, NAMES["captions"], s.captions)]  # fmt: skip
-
-    parts = open_splits(sources, s, roles, s.shuffle_window or WINDOW)
+    roles = [Role("images", IMAGES, (*NAMES["images"], *IMAGE_COLUMNS), s.images),
+             Role("captions", CAPTIONS, NAMES["captions"], s.captions)]  # fmt: skip
+    parts = open_splits(sources, s, roles)
     sets = {split: StreamedPairs.of(part, processor) for split, part in parts.items()}
     test_name = "" if "test" in sets else f"a held-out part of {Path(s.name).name}"
     sets = with_test(sets, seed, f"{s.name} has {len(sets['train'])} pairs: too few to hold some out for testing")

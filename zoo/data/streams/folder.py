@@ -1,12 +1,14 @@
 """What a folder of data holds: tar shards or parquet files, by split, of one source or of several."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zoo.data.base_config import ShardSettings
 from zoo.data.sources.tables import VALIDATION_NAMES
+from zoo.data.stream_order import WINDOW
 from zoo.data.streams.parquet import ParquetRecords
 from zoo.data.streams.records import Records, Role, Several
 from zoo.data.streams.rows import StreamRows
@@ -121,24 +123,40 @@ def split_by_name(file: Path) -> str:
     return next((split for split in ("test", "validation") if set(SPLITS[split]) & words), "train")
 
 
-def open_splits(sources: Sequence[Shards], s: ShardSettings, roles: Callable[[str], Sequence[Role]],
-                window: int) -> dict[str, StreamRows]:  # fmt: skip
-    """The rows of each split that all of the sources have: training, and perhaps validation and test.
+def open_splits(sources: Sequence[Shards], s: ShardSettings, roles: Sequence[Role]) -> dict[str, StreamRows]:
+    """The rows of each split that the sources have: training, and perhaps validation and test.
 
     A source without the validation or test split of the others is trained on alone.
 
     Args:
         sources: The sources.
-        s: The settings, with the weights of the sources.
-        roles: The parts of a record that are read, by suffix of the files.
-        window: Rows that are shuffled together.
+        s: The settings, with the weights of the sources and the number of rows that are shuffled together.
+        roles: The parts of a record that are read.
 
-    Raises: DataError for damaged files, or records without a part that is needed.
+    Raises: DataError for damaged files, records without a part that is needed, and options of data in memory.
     """
-    found = {}
+    _check_options(s)
+    found, window = {}, s.shuffle_window or WINDOW
     for split in SPLITS:
-        if opened := [one.open(split, roles(one.suffix), window) for one in sources if split in one.files]:
+        if opened := [one.open(split, roles, window) for one in sources if split in one.files]:
             records = Several(opened)
             weights = tuple(s.weights) if split == "train" else ()
             found[split] = StreamRows.of(records, window, weights)
     return found
+
+
+def _check_options(s: Any) -> None:
+    """Raise DataError for options that data in shards does not have."""
+    wrong = {"group_column=": getattr(s, "group_column", ""), "group_pattern=": getattr(s, "group_pattern", ""),
+             "normalize_labels=true": getattr(s, "normalize_labels", False),
+             "held_out_speaker=": getattr(s, "held_out_speaker", ""),
+             "on_error=skip": getattr(s, "on_error", "") == "skip",
+             "on_device=true": getattr(s, "on_device", "") is True}  # fmt: skip
+    if given := next((name for name, value in wrong.items() if value), ""):
+        raise DataError(f"{given} is for data in memory, but data={s.name} is read piece by piece from shards: omit it")
+
+
+def describe(sources: Sequence[Shards]) -> str:
+    """The sources in words, for the banner."""
+    counts = [sum(map(len, one.files.values())) for one in sources]
+    return ", ".join(f"{count} {one.suffix} files in {one.folder}" for count, one in zip(counts, sources))

@@ -4,15 +4,13 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from zoo.utils.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -114,17 +112,3 @@ def hash_text(text: str | bytes) -> int:
     """64 bits of the hash of a text, as a signed number."""
     encoded = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little", signed=True)
-
-
-def as_class(value: Any, place: Callable[[], str], names: Sequence[str]) -> int:
-    """The number of a class. Raises: DataError for what is not a whole number from 0."""
-    text = value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else value
-    try:
-        number = int(text) if not isinstance(text, float) or text.is_integer() else -1
-    except (TypeError, ValueError):
-        number = -1
-    if number < 0 or (names and number >= len(names)):
-        expected = f"0 to {len(names) - 1}" if names else "a whole number from 0"
-        raise DataError(f"{place()}: the label is {text!r}, expected {expected}; write the number of the class, and "
-                        f"give the names with class_names=")  # fmt: skip
-    return number
