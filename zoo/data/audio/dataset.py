@@ -1,7 +1,7 @@
 """Labeled audio clips in memory."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -28,10 +28,10 @@ class AudioDataset(Items):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def take(self, rows: Tensor) -> "AudioDataset":
+    def take(self, rows: Tensor) -> Self:
         """The clips of these rows."""
         speakers = [self.speakers[i] for i in rows.tolist()] if self.speakers else []
-        return AudioDataset(self.clips.take(rows), self.labels[rows], speakers)
+        return replace(self, clips=self.clips.take(rows), labels=self.labels[rows], speakers=speakers)
 
     def groups(self) -> Tensor:
         """The classes."""

@@ -1,7 +1,7 @@
 """Labeled audio clips of shards, decoded batch by batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,13 @@ def _first_rate(stream: StreamRows) -> int:
 
 @dataclass
 class StreamedAudio(AudioDataset):
-    """Labeled audio clips of shards: an AudioDataset whose clips are decoded where they are indexed.
+    """Labeled audio clips of shards: an AudioDataset whose clips are decoded where they are indexed."""
 
-    Attributes:
-        stream: The rows of the clips.
-    """
-
-    stream: StreamRows = field(kw_only=True)
-
-    def take(self, rows: Tensor) -> "StreamedAudio":
-        """The clips of these rows."""
-        return replace(self, clips=self.clips.take(rows), labels=self.labels[rows], stream=self.stream.take(rows))
+    @property
+    def stream(self) -> StreamRows:
+        """The rows of the clips."""
+        clips: Any = self.clips
+        return clips.stream
 
     def key_hashes(self) -> Tensor:
         """Those of the keys of the clips."""
@@ -150,7 +146,7 @@ def load_streamed_audio(sources: Sequence[Shards], s: AudioDataSettings, seed: i
     sets, rate = {}, s.sampling_rate
     for split, part in parts.items():
         clips = StreamedClips(part, rate, s.resample)
-        sets[split], rate = StreamedAudio(clips, labels[split], stream=part), clips.sampling_rate
+        sets[split], rate = StreamedAudio(clips, labels[split]), clips.sampling_rate
     sets = with_test(sets, seed, f"{s.name} has a single clip: none is left to hold out for testing; add some")
     notes = [f"read piece by piece from {describe(sources)}"]
     name = Path(s.name).expanduser().resolve().name

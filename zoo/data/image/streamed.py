@@ -1,7 +1,7 @@
 """Labeled images of shards, decoded batch by batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +83,19 @@ class StreamedPixels:
 
 @dataclass
 class StreamedImages(ImageDataset):
-    """Labeled images of shards: an ImageDataset whose `images` are decoded where they are indexed.
-
-    Attributes:
-        stream: The rows of the images.
-    """
-
-    stream: StreamRows = field(kw_only=True)
+    """Labeled images of shards: an ImageDataset whose `images` are decoded where they are indexed."""
 
     @classmethod
     def of(cls, stream: StreamRows, labels: Tensor, classes: list[str], processor: ImageProcessor) -> "StreamedImages":
         """The images of rows with their labels, int64 [n]."""
         pixels: Any = StreamedPixels(stream, processor)
-        return cls(pixels, labels, classes, stream=stream)
+        return cls(pixels, labels, classes)
+
+    @property
+    def stream(self) -> StreamRows:
+        """The rows of the images."""
+        pixels: Any = self.images
+        return pixels.stream
 
     def __getitems__(self, rows: Sequence[int]) -> Any:
         """As of an ImageDataset; `epoch` is int64 [B] for a mixture, the pass through its source of each image."""
@@ -105,10 +105,8 @@ class StreamedImages(ImageDataset):
 
     def take(self, rows: Tensor) -> "StreamedImages":
         """The images of these rows."""
-        stream = self.stream.take(rows)
         pixels: Any = self.images
-        taken: Any = StreamedPixels(stream, pixels.processor, pixels.role, pixels.channels)
-        return replace(self, images=taken, labels=self.labels[rows], stream=stream)
+        return replace(self, images=pixels.take(rows), labels=self.labels[rows])
 
     def key_hashes(self) -> Tensor:
         """Those of the keys of the images."""

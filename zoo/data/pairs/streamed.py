@@ -1,7 +1,7 @@
 """Images with captions of shards, decoded and tokenized batch by batch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,18 @@ class StreamedCaptions(Sequence[tuple[str, ...]]):
 
 @dataclass
 class StreamedPairs(PairDataset[Any]):
-    """Images with captions of shards: a PairDataset whose items are read where they are indexed.
-
-    Attributes:
-        stream: The rows of the pairs.
-    """
-
-    stream: StreamRows = field(kw_only=True)
+    """Images with captions of shards: a PairDataset whose items are read where they are indexed."""
 
     @classmethod
     def of(cls, stream: StreamRows, processor: ImageProcessor) -> "StreamedPairs":
         """The pairs of rows; processor: resizes and crops the images, which get three channels."""
         captions: Any = StreamedCaptions(stream)
-        return cls(StreamedPixels(stream, processor, "images", channels=3), captions, stream=stream)
+        return cls(StreamedPixels(stream, processor, "images", channels=3), captions)
+
+    @property
+    def stream(self) -> StreamRows:
+        """The rows of the pairs."""
+        return self.items.stream
 
     def take(self, rows: Tensor) -> "StreamedPairs":
         """The pairs of these rows."""
