@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from zoo.data.audio.dataset import AudioDataset, AudioSplits
 from zoo.data.audio.spectrograms import Spectrograms
-from zoo.data.audio.tables import AUDIO_NAMES, MIN_DURATION, AudioClips
+from zoo.data.audio.tables import AUDIO_NAMES, AudioClips, SamplingRateMismatch, decode_clip
 from zoo.data.config import AudioDataSettings
 from zoo.data.keyed_batches import Keys
 from zoo.data.sources.class_names import read_names
@@ -21,7 +21,7 @@ from zoo.data.streams.folder import Shards, describe, open_splits
 from zoo.data.streams.labels import label_role, numbered_labels
 from zoo.data.streams.records import Role
 from zoo.data.streams.rows import StreamRows
-from zoo.preprocessing.audio_io import info, read
+from zoo.preprocessing.audio_io import info
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.utils.errors import DataError
 
@@ -55,18 +55,11 @@ class StreamedClips(AudioClips):
         for item, blob in zip(items, self.stream.read(items, "audio")):
             place = self.stream.place(item)
             try:
-                have = info(blob).sampling_rate
-                if have != self.sampling_rate and not self.resample:
-                    raise DataError(f"{place} has a sampling rate of {have} Hz, expected {self.sampling_rate}: pass "
-                                    f"data.resample=true to resample (data.sampling_rate= sets the rate)")  # fmt: skip
-                waves.append(read(blob, sampling_rate=self.sampling_rate, resample=self.resample)[0])
-            except DataError:
+                waves.append(decode_clip(blob, place, sampling_rate=self.sampling_rate, resample=self.resample))
+            except SamplingRateMismatch:
                 raise
             except ValueError as error:
-                raise DataError(f"{place}: {error}; replace the clip, or write the shard without it") from None
-            if len(waves[-1]) < int(MIN_DURATION * self.sampling_rate):
-                raise DataError(f"{place} has {len(waves[-1])} samples, expected at least {MIN_DURATION * 1000:g} ms "
-                                f"({int(MIN_DURATION * self.sampling_rate)} samples)")  # fmt: skip
+                raise _broken(place, error) from None
         return waves
 
     def take(self, rows: Tensor) -> "StreamedClips":
@@ -83,7 +76,11 @@ def _first_rate(stream: StreamRows) -> int:
     try:
         return info(stream.read([0], "audio")[0]).sampling_rate
     except ValueError as error:
-        raise DataError(f"{stream.place(0)}: {error}; replace the clip, or write the shard without it") from None
+        raise _broken(stream.place(0), error) from None
+
+
+def _broken(place: str, error: ValueError) -> DataError:
+    return DataError(f"{place}: {error}; replace the clip, or write the shard without it")
 
 
 @dataclass

@@ -100,20 +100,8 @@ def decode_audio(
         if sources[i] is None:
             return f"{where(i)}: contains neither bytes nor a path"
         try:
-            have = info(sources[i]).sampling_rate
-            if have != sampling_rate and not resample:
-                raise _SamplingRateMismatch(
-                    f"{where(i)} has a sampling rate of {have} Hz, expected {sampling_rate}: pass "
-                    f"data.resample=true to resample (data.sampling_rate= sets the rate)"
-                )
-            wave = read(sources[i], sampling_rate=sampling_rate, resample=resample)[0]
-            if len(wave) < int(MIN_DURATION * sampling_rate):
-                raise AudioError(
-                    f"{name_of(sources[i])} has {len(wave)} samples, expected at least {MIN_DURATION * 1000:g} ms "
-                    f"({int(MIN_DURATION * sampling_rate)} samples)"
-                )
-            waves[i] = wave
-        except _SamplingRateMismatch:
+            waves[i] = decode_clip(sources[i], where(i), sampling_rate=sampling_rate, resample=resample)
+        except SamplingRateMismatch:
             raise
         except ValueError as error:
             return f"{where(i)}: {error}" if isinstance(sources[i], bytes) else str(error)
@@ -124,7 +112,23 @@ def decode_audio(
     return DecodedAudio(AudioClips.of([w for w in waves if w is not None], sampling_rate), kept, list(broken.values()))
 
 
-class _SamplingRateMismatch(DataError):
+def decode_clip(source: Any, place: str, *, sampling_rate: int, resample: bool) -> Tensor:
+    """Waveform [S] of one audio file, a path or its bytes, at a sampling rate in Hz; place: its name for messages.
+
+    Raises: SamplingRateMismatch for another rate, unless `resample`; AudioError for a file that is broken or too short.
+    """
+    have = info(source).sampling_rate
+    if have != sampling_rate and not resample:
+        raise SamplingRateMismatch(f"{place} has a sampling rate of {have} Hz, expected {sampling_rate}: pass "
+                                   f"data.resample=true to resample (data.sampling_rate= sets the rate)")  # fmt: skip
+    wave = read(source, sampling_rate=sampling_rate, resample=resample)[0]
+    if len(wave) < int(MIN_DURATION * sampling_rate):
+        raise AudioError(f"{name_of(source)} has {len(wave)} samples, expected at least {MIN_DURATION * 1000:g} ms "
+                         f"({int(MIN_DURATION * sampling_rate)} samples)")  # fmt: skip
+    return wave
+
+
+class SamplingRateMismatch(DataError):
     """Raised even with on_error="skip", which would otherwise silently drop a large part of the dataset."""
 
 
