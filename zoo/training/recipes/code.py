@@ -15,7 +15,7 @@ from rich.markup import escape
 from zoo.data.splits import Splits
 from zoo.data.text.code_lines import CodeLine
 from zoo.data.text.corpus import Corpus
-from zoo.data.text.fill_in_middle import FillInMiddleDataModule
+from zoo.data.text.fill_in_middle import FillInMiddleDataModule, end_of
 from zoo.data.text.python_source import load_python_source
 from zoo.inference.generation.generate import generate
 from zoo.inference.generation.infill import infill
@@ -23,7 +23,7 @@ from zoo.models.base import Model
 from zoo.parallel.shards import is_sharded
 from zoo.parallel.stages import is_stage
 from zoo.preprocessing.fill_in_middle import Order, has_fill_in_middle
-from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.language_modeling import CausalLMTask
 from zoo.training.parse import SettingsError
@@ -105,7 +105,7 @@ class LineWriter:
     def prompt(self, text: str) -> list[int]:
         """The last tokens of the text before a line; of none, the end token of a document before."""
         ids = self.processor.backend.encode(text, add_special_tokens=False).ids
-        return ids[-self.room :] or [self.processor.id("eos")]
+        return ids[-self.room :] or [end_of(self.processor)]
 
     def complete(self, lines: Sequence[CodeLine]) -> list[str]:
         """Each line, given the text before it, greedily."""
@@ -140,16 +140,19 @@ class NGramWriter:
     Args:
         processor: The tokenizer of the model.
         texts: The training texts.
-        room: The most tokens of a prompt.
     """
 
-    def __init__(self, processor: TextProcessor, texts: Sequence[str], room: int) -> None:
-        self.processor, self.room, self.end = processor, room, processor.id("eos") or 0
-        self.counts = NGramCounts([[*ids, self.end] for ids in self.encode(texts)], processor.vocab_size)
+    def __init__(self, processor: TextProcessor, texts: Sequence[str]) -> None:
+        self.processor, self.end = processor, end_of(processor)
+        self.counts = NGramCounts(self.documents(texts), processor.vocab_size)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
-        return [one.ids for one in self.processor.backend.encode_batch(list(texts), add_special_tokens=False)]
+        return [one.ids for one in encode_batch(self.processor.backend, list(texts), add_special_tokens=False)]
+
+    def documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text and the end token."""
+        return [[*ids, self.end] for ids in self.encode(texts)]
 
     def complete(self, lines: Sequence[CodeLine], room: int = 0, after: int = 0) -> list[str]:
         """Each line, given the last `room` tokens before it (0: all of them), and the first `after` behind it."""
@@ -161,19 +164,12 @@ class NGramWriter:
         if after:
             cache.read_other(behind[:after])
         cache.read(before[-room:] if room else before)
-        new: list[int] = []
-        while len(new) < MAX_NEW_TOKENS and "\n" not in (text := self.processor.decode(new)):
-            token = int(cache.probabilities().argmax())
-            if token == self.end:
-                return text
-            new.append(token)
-            cache.history.append(token)
+        new = cache.write(self.end, MAX_NEW_TOKENS, stop=lambda ids: "\n" in self.processor.decode(ids))
         return self.processor.decode(new).split("\n")[0]
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:
         """Bits per byte of the texts, each with a cache of the text before."""
-        documents = [[*ids, self.end] for ids in self.encode(texts)]
-        return bits(self.counts, documents) / sum(len(text.encode()) for text in texts)
+        return bits(self.counts, self.documents(texts)) / sum(len(text.encode()) for text in texts)
 
 
 class CodeTask(CausalLMTask):
@@ -235,7 +231,7 @@ class CodeTask(CausalLMTask):
         more: dict[str, float] = {}
         if self.baseline:
             room = writer.room
-            ngrams = NGramWriter(model.preprocess, self.files.train.texts, room)
+            ngrams = NGramWriter(model.preprocess, self.files.train.texts)
             found += [WrittenLines("ngram_line", ngrams.complete(lines, room)),
                       WrittenLines("ngram_infill", ngrams.complete(lines, room - room // 3, room // 3)),
                       WrittenLines("ngram_file", ngrams.complete(lines))]  # fmt: skip

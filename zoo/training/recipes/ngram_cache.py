@@ -7,7 +7,7 @@ De Mori 1990, here of n-grams, as for source code in Tu, Su and Devanbu 2014, ht
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -124,14 +124,15 @@ class NGramCache:
             p = (count + self.weight * own.get(token, 0) + kinds * p) / (total + kinds)
         return p
 
-    def write(self, end: int | Sequence[int], limit: int) -> list[int]:
+    def write(self, end: int | Sequence[int], limit: int,
+              stop: Callable[[list[int]], bool] = lambda written: False) -> list[int]:  # fmt: skip
         """The most probable tokens that follow, one at a time, up to an end token, or `limit` of them.
 
-        They do not change the counts.
+        They do not change the counts. stop: whether the tokens so far are enough, such as those of a whole line.
         """
         ends, history = {end} if isinstance(end, int) else set(end), list(self.history)
         written: list[int] = []
-        while len(written) < limit:
+        while len(written) < limit and not stop(written):
             token = int(self.probabilities().argmax())
             if token in ends:
                 break
