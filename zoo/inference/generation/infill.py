@@ -55,7 +55,7 @@ def infill(
     options = {"pad_token_id": ends[0], **options}
     copies = options.get("num_return_sequences", 1)
     middles = [""] * (len(prompts) * copies)
-    for rows in _equal_lengths(prompts):
+    for rows in rows_of_equal_length(prompts):
         ids = torch.tensor([prompts[row] for row in rows], device=model.device)
         found = generate(model, ids, max_new_tokens=max_new_tokens, eos_token_id=ends, **options)
         for place, new in enumerate(found[:, ids.shape[1] :].tolist()):
@@ -84,12 +84,16 @@ def _pairs(prefix: str | Sequence[str], suffix: str | Sequence[str]) -> tuple[li
     return prefixes, suffixes
 
 
-def _equal_lengths(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The prompts by their lengths: without padding, no mixer has to know of it."""
+def rows_of_equal_length(prompts: Sequence[Sequence[int]], most: int = 0) -> list[list[int]]:
+    """The numbers of the prompts, in groups of equal length: without padding, no mixer has to know of it.
+
+    most: prompts of a group; 0 for any number.
+    """
     groups: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(len(prompt), []).append(row)
-    return list(groups.values())
+    size = most or max(1, len(prompts))
+    return [rows[start : start + size] for rows in groups.values() for start in range(0, len(rows), size)]
 
 
 def _text(processor: TextProcessor, new: list[int], ends: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from zoo.data.text.corpus import Corpus
 from zoo.data.text.fill_in_middle import FillInMiddleDataModule, end_of
 from zoo.data.text.python_source import load_python_source
 from zoo.inference.generation.generate import generate
-from zoo.inference.generation.infill import infill
+from zoo.inference.generation.infill import infill, rows_of_equal_length
 from zoo.models.base import Model
 from zoo.parallel.shards import is_sharded
 from zoo.parallel.stages import is_stage
@@ -111,15 +111,11 @@ class LineWriter:
         """Each line, given the text before it, greedily."""
         prompts = [self.prompt(one.before) for one in lines]
         written = [""] * len(lines)
-        order = sorted(range(len(lines)), key=lambda i: len(prompts[i]))
-        while order:  # rows of equal lengths
-            length = len(prompts[order[0]])
-            rows = [i for i in order[:ROWS] if len(prompts[i]) == length]
-            order = order[len(rows) :]
-            ids = torch.tensor([prompts[i] for i in rows], device=self.model.device)
+        for rows in rows_of_equal_length(prompts, ROWS):
+            ids = torch.tensor([prompts[row] for row in rows], device=self.model.device)
             found = generate(self.model, ids, max_new_tokens=MAX_NEW_TOKENS, stop="\n", pad_token_id=0)
-            for i, new in zip(rows, found[:, length:].tolist()):
-                written[i] = self.processor.decode(new).split("\n")[0]
+            for row, new in zip(rows, found[:, ids.shape[1] :].tolist()):
+                written[row] = self.processor.decode(new).split("\n")[0]
         return written
 
     def fill_in(self, lines: Sequence[CodeLine]) -> list[str]:
