@@ -5,10 +5,9 @@ Source: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from zoo.preprocessing.text import TextProcessor, encode_batch, parse_tokenizer
+from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.utils.errors import check_choice
 
 # (prefix, suffix, middle) as published models name them; the first are those of a new tokenizer.
@@ -53,7 +52,7 @@ def fill_in_middle_tokens(processor: TextProcessor) -> FillInMiddleTokens:
 
     Raises: ValueError for a tokenizer without such tokens.
     """
-    if (found := _tokens(processor.tokenizer)) is None:
+    if (found := _tokens(processor)) is None:
         raise ValueError(
             f"the tokenizer has no tokens for fill-in-the-middle: expected those of one of these models: "
             f"{'; '.join(' '.join(names) for names in NAMES)}. Use a model that was trained to fill in, such as one of "
@@ -64,12 +63,11 @@ def fill_in_middle_tokens(processor: TextProcessor) -> FillInMiddleTokens:
 
 def has_fill_in_middle(processor: object) -> bool:
     """Whether a tokenizer has the tokens of fill-in-the-middle."""
-    return isinstance(processor, TextProcessor) and _tokens(processor.tokenizer) is not None
+    return isinstance(processor, TextProcessor) and _tokens(processor) is not None
 
 
-@lru_cache(maxsize=16)
-def _tokens(tokenizer: str) -> FillInMiddleTokens | None:
-    backend = parse_tokenizer(tokenizer)
+def _tokens(processor: TextProcessor) -> FillInMiddleTokens | None:
+    backend = processor.backend
     for names in NAMES:
         ids = [number for name in names if (number := backend.token_to_id(name)) is not None]
         if len(ids) == len(names):
@@ -86,16 +84,14 @@ def encode_parts(processor: TextProcessor, first: str, *others: str) -> list[lis
     feed is encoded before each other part, and its tokens are dropped.
     """
     backend = processor.backend
-    before = MARK if others and _adds_space(processor.tokenizer) else ""
+    before = MARK if others and _adds_space(processor) else ""
     mark = len(backend.encode(before, add_special_tokens=False).ids)
     encoded = encode_batch(backend, [first, *(before + text for text in others)], add_special_tokens=False)
     return [encoded[0].ids, *(one.ids[mark:] for one in encoded[1:])]
 
 
-@lru_cache(maxsize=16)
-def _adds_space(tokenizer: str) -> bool:
-    backend = parse_tokenizer(tokenizer)
-    return bool(backend.encode("x", add_special_tokens=False).tokens[0].startswith(("▁", "Ġ")))
+def _adds_space(processor: TextProcessor) -> bool:
+    return processor.backend.encode("x", add_special_tokens=False).tokens[0].startswith(("▁", "Ġ"))
 
 
 def before_prompt(processor: TextProcessor) -> list[int]:

@@ -6,6 +6,7 @@ Source: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255, sections 3 and 4
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -72,12 +73,12 @@ class FillInMiddle:
         suffix, over = suffix[: max(0, len(suffix) - over)], max(0, over - len(suffix))
         return [*self.tokens.arrange(prefix[over:], suffix, order), *middle, self.end]  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def tokens(self) -> FillInMiddleTokens:
         """The tokens of the tokenizer."""
         return fill_in_middle_tokens(self.processor)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """The token that ends a middle: that of texts."""
         return end_of(self.processor)
