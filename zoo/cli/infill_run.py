@@ -10,6 +10,7 @@ from zoo.inference.generation.generate import generate
 from zoo.inference.generation.infill import infill
 from zoo.utils.escape import say
 from zoo.utils.files import read_text
+from zoo.utils.lines import around_line
 
 
 def infill_command(args: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def infill_command(args: argparse.Namespace) -> int:
     if args.file is not None:
         if texts:
             raise ValueError(f"--file and the text {texts[0]!r} are both given: give only one of them")
-        prefix, suffix = around_line(args.file, args.line)
+        prefix, suffix = around_line_of(args.file, args.line)
     elif len(texts) not in (1, 2):
         raise ValueError(f"{len(texts)} texts: expected the text before what is to be written, and that after it; or "
                          f"--file FILE --line N")  # fmt: skip
@@ -39,9 +40,9 @@ def infill_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def around_line(file: Path, line: int) -> tuple[str, str]:
+def around_line_of(file: Path, line: int) -> tuple[str, str]:
     """(text before a line, text after it with the line feed). Raises: ValueError for a line that the file lacks."""
     lines = read_text(file).split("\n")
     if not 1 <= line <= len(lines):
         raise ValueError(f"--line {line}: {file} has {len(lines)} lines")
-    return "".join(f"{one}\n" for one in lines[: line - 1]), "".join(f"\n{one}" for one in lines[line:])
+    return around_line(lines, line - 1)

@@ -1,5 +1,6 @@
 """Lines of text files: they end at LF or CR LF, and nowhere else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -21,3 +22,8 @@ def read_lines(path: str | Path) -> list[str]:
     Path.read_text would translate a single CR to LF. Raises OSError, and UnicodeDecodeError for another encoding.
     """
     return split_lines(Path(path).read_bytes().decode("utf-8-sig"))
+
+
+def around_line(lines: Sequence[str], number: int) -> tuple[str, str]:
+    """(text before a line, text after it), with the line feeds next to it; number: of the line, from 0."""
+    return "".join(f"{one}\n" for one in lines[:number]), "".join(f"\n{one}" for one in lines[number + 1 :])

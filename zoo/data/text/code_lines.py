@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from zoo.utils.errors import DataError
 from zoo.utils.keyed_random import seed_for
+from zoo.utils.lines import around_line
 
 # Names that say no more than the line feed before them: a line of these alone is left out.
 _TRIVIAL = frozenset(keyword.kwlist) | {"self", "cls"}
@@ -56,7 +57,6 @@ def sample_lines(texts: Sequence[str], training: Iterable[str], count: int, seed
     found = []
     for number, line in chosen:
         lines = texts[number].split("\n")
-        before = "".join(f"{one}\n" for one in lines[:line])
-        after = "".join(f"\n{one}" for one in lines[line + 1 :])
+        before, after = around_line(lines, line)
         found.append(CodeLine(before, lines[line], after, lines[line].strip() in known))
     return found
