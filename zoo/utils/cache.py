@@ -13,6 +13,16 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-zoo" / kind
 
 
+def state_of(file: Path) -> bytes:
+    """The path, size, and times of modification and change of a file, which no edit leaves as they are.
+
+    Raises OSError for a file that is missing.
+    """
+    stat = file.stat()
+    text = f"{os.path.abspath(file)}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    return text.encode("utf-8", "surrogateescape")
+
+
 def make_room(folder: Path, size: int, limit: int) -> str:
     """Remove the least recently used files of a cache, so that one of `size` bytes fits; returns why it cannot.
 

@@ -13,7 +13,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from zoo.utils.cache import cache_folder, make_room
+from zoo.utils.cache import cache_folder, make_room, state_of
 from zoo.utils.files import write_atomic
 
 LIMIT = 20 * 10**9  # bytes of all decoded datasets; those that were not used for the longest time are removed
@@ -23,8 +23,8 @@ _VERSION = 3  # of the reader: increase it when it gives other pixels
 def cache_file(sources: Sequence[bytes | Path | None], settings: Any) -> Path | None:
     """The file of these images under these settings, whose name changes with every byte of the sources.
 
-    Encoded bytes count with their content; files with their path, size, and times of modification and change, which no
-    edit leaves as they are. The versions of the libraries that decode count, too.
+    Encoded bytes count with their content, files with their state. The versions of the libraries that decode count,
+    too.
 
     Args:
         sources: The encoded images, in order.
@@ -41,11 +41,9 @@ def cache_file(sources: Sequence[bytes | Path | None], settings: Any) -> Path | 
     for source in sources:
         if isinstance(source, Path):
             try:
-                stat = source.stat()
+                source = state_of(source)
             except OSError:
                 return None
-            text = f"{os.path.abspath(source)}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
-            source = text.encode("utf-8", "surrogateescape")
         digest.update(f"{-1 if source is None else len(source)}:".encode())
         digest.update(source or b"")
     try:

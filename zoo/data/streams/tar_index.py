@@ -6,7 +6,6 @@ WebDataset: `dir/0001.jpg` and `dir/0001.cls` are the members `jpg` and `cls` of
 
 import hashlib
 import json
-import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from zoo.data.streams.records import hash_text, read_at
 from zoo.utils.atomic import write_atomic
-from zoo.utils.cache import cache_folder, make_room
+from zoo.utils.cache import cache_folder, make_room, state_of
 from zoo.utils.errors import DataError
 
 LIMIT = 20 * 10**9  # bytes of all indexes
@@ -75,10 +74,8 @@ def tar_index(file: Path) -> TarIndex:
 
 def _stored(file: Path) -> Path | None:
     """The file of the cache; None where the user has none."""
-    stat = file.stat()
-    text = f"{_VERSION}|{os.path.abspath(file)}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    name = hashlib.blake2b(f"{_VERSION}|".encode() + state_of(file), digest_size=16).hexdigest()
     try:
-        name = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return cache_folder("shards") / f"{name}.safetensors"
     except RuntimeError:  # neither HOME nor an entry for the user
         return None

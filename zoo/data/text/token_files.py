@@ -1,7 +1,6 @@
 """Token files: the tokens of all documents in one file that is mapped into memory, made once for each tokenizer."""
 
 import hashlib
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from zoo.data.streams.records import hash_text
 from zoo.data.text.documents import Document, TextFiles
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.utils.atomic import write_atomic
-from zoo.utils.cache import cache_folder, make_room
+from zoo.utils.cache import cache_folder, make_room, state_of
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 
@@ -90,9 +89,8 @@ def _key(source: TextFiles, files: Sequence[Path], preprocess: TextProcessor, s:
     digest = hashlib.blake2b(f"{_VERSION}|{s.text}|{s.encoding}|{preprocess.id('eos')}".encode(), digest_size=16)
     digest.update(preprocess.tokenizer.encode("utf-8", "surrogateescape"))
     for file in files:
-        stat, name = file.stat(), os.path.abspath(file)
-        line = f"{name}|{file.relative_to(source.folder)}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+        name = str(file.relative_to(source.folder))
+        digest.update(state_of(file) + f"|{name}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
