@@ -21,7 +21,7 @@ WINDOW = 8192  # rows that are shuffled together, unless `shuffle_window=` says 
 PLACES = 32  # chunks of a window at least, where the files allow it
 _ROUNDS = 6
 _MOST_PARTS = 1 << 20  # greatest denominator of a weight
-_KEPT = 4  # windows of each source that are kept
+_KEPT = 4  # windows of each source that are kept, and epochs whose short window is known
 
 
 class Permutation:
@@ -73,6 +73,8 @@ class WindowShuffle:
         window: Rows that are shuffled together. The whole source if it has fewer.
         chunk: Neighboring rows that stay in one window; 0 is a 32nd of the window, at most 256 rows.
         seed: Seed of the order.
+
+    Raises: ValueError for no rows, or no window.
     """
 
     def __init__(self, count: int, *, window: int = WINDOW, chunk: int = 0, seed: int = 0) -> None:
@@ -84,7 +86,7 @@ class WindowShuffle:
         self.window = max(1, window // self.chunk) * self.chunk
         self.missing = self.chunks * self.chunk - count  # rows that the last chunk lacks
         self._window = Recent(self._make_window, _KEPT)
-        self._short: tuple[int, int] = (-1, 0)  # epoch, window
+        self._short_window = Recent(self._find_short_window, _KEPT)
 
     def rows(self, epoch: int, start: int, stop: int) -> Tensor:
         """The rows at positions start .. stop - 1 of an epoch, int64 [stop - start]."""
@@ -104,12 +106,10 @@ class WindowShuffle:
             number = (position + self.missing) // self.window
         return number, number * self.window - (self.missing if number > short else 0)
 
-    def _short_window(self, epoch: int) -> int:
+    def _find_short_window(self, epoch: int) -> int:
         """The window with the last chunk, which may be shorter than the others."""
-        if self._short[0] != epoch:
-            place = Permutation(self.chunks, self.seed, epoch, 7).inverse(torch.tensor([self.chunks - 1]))
-            self._short = (epoch, int(place) * self.chunk // self.window)
-        return self._short[1]
+        place = Permutation(self.chunks, self.seed, epoch, 7).inverse(torch.tensor([self.chunks - 1]))
+        return int(place) * self.chunk // self.window
 
     def _make_window(self, epoch: int, number: int) -> Tensor:
         slots = self.window // self.chunk
@@ -130,6 +130,8 @@ class Mixture:
 
     Args:
         weights: Weight of each source, above 0.
+
+    Raises: ValueError for other weights.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -169,6 +171,8 @@ class StreamOrder:
     Args:
         sources: The order of each source.
         weights: Weight of each source; default: its number of rows.
+
+    Raises: ValueError for another number of weights.
     """
 
     def __init__(self, sources: Sequence[WindowShuffle], weights: Sequence[float] = ()) -> None:

@@ -241,3 +241,5 @@ def test_texts_that_do_not_fill_a_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     with pytest.raises(ValueError, match="1 documents of 1 tokens do not fill a row of 16 tokens"):
         module(tmp_path)
+    with pytest.raises(ValueError, match=r"packing is 'document', expected one of .* did you mean 'documents'"):
+        module(tmp_path, packing="document")

@@ -37,6 +37,7 @@ class StreamedPixels:
         stream: The rows.
         processor: Resizes and crops the images.
         role: The role of the images.
+        channels: Number of channels; 0 is that of the processor.
     """
 
     def __init__(self, stream: StreamRows, processor: ImageProcessor, role: str = "image", channels: int = 0) -> None:

@@ -20,7 +20,7 @@ from zoo.data.text.documents import TextFiles
 from zoo.data.text.token_files import TokenFile, token_file
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.text import TextProcessor
-from zoo.utils.errors import DataError
+from zoo.utils.errors import DataError, check_choice
 from zoo.utils.keyed_random import seed_for
 
 if TYPE_CHECKING:
@@ -101,11 +101,12 @@ class PackedRows(Dataset[Any]):
         moving: Whether the offset differs between epochs.
         seed: Seed of the offsets.
 
-    Raises: ValueError for documents that do not fill a row.
+    Raises: ValueError for documents that do not fill a row, and for another packing.
     """
 
     def __init__(self, part: TokenDocuments, length: int, *, packing: Packing = "documents", moving: bool = False,
                  seed: int = 0) -> None:  # fmt: skip
+        check_choice("packing", packing, ("documents", "concatenate"))
         self.part, self.length, self.packing, self.moving, self.seed = part, length, packing, moving, seed
         bounds = [0, *torch.tensor([len(file) for file in part.files]).cumsum(0).tolist()]
         cuts = torch.searchsorted(part.documents, torch.tensor(bounds)).tolist()
