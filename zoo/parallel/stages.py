@@ -195,7 +195,7 @@ def is_stage(model: Any) -> bool:
 
 def is_divided(model: Any) -> bool:
     """Whether a process has a part of a model only: it is sharded, or a stage."""
-    return is_stage(model) or is_sharded(model.state_dict().values())
+    return is_stage(model) or is_sharded(model.parameters())
 
 
 def joined(stages: Sequence[Any]) -> nn.Module:

@@ -12,8 +12,7 @@ from zoo.interpret.plot import attention_grid
 from zoo.interpret.plot_audio import plot_audio_attention
 from zoo.models.base import Model
 from zoo.nn.attention import Attention
-from zoo.parallel.shards import is_sharded
-from zoo.parallel.stages import is_stage
+from zoo.parallel.stages import is_divided
 from zoo.preprocessing.audio_io import soundfile
 from zoo.training.plot_confusion import confusion
 from zoo.training.plot_curves import curves
@@ -35,7 +34,7 @@ def save_plots(run: "Run", task: Any, result: "Result", extra: Mapping[str, Plot
     """
     assert run.folder is not None
     files, plots = [], {**PLOTS, **(extra or {})}
-    if is_sharded(task.evaluated.parameters()) or is_stage(task.evaluated):
+    if is_divided(task.evaluated):
         skipped = ", ".join(name for name in plots if name not in OF_RESULTS)
         print(f"not plotted, because several processes hold parts of the model: {skipped}")
         plots = {name: plot for name, plot in plots.items() if name in OF_RESULTS}
