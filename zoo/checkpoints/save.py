@@ -72,8 +72,9 @@ def save(model: Model, folder: str | Path, *, readme: str | None = None, max_sha
     """
     folder, limit = check_path("folder", folder), check_size("max_shard_size", max_shard_size)
     sharded = isinstance(model, Model) and is_divided(model)
-    tensors = sharded_state(model) if sharded else checked_state(model)
     holders = None
+    with together(sharded):
+        tensors = checked_state(model, sharded=sharded)
     if is_stage(model):
         tensors, holders = with_others(tensors)
         model = whole_model(model)
@@ -154,13 +155,6 @@ def export(
 
 
 # --- Tensors ----------------------------------------------------------------------------------------------------------
-
-
-def sharded_state(model: Model) -> dict[str, Tensor]:
-    """As `checked_state`, of a sharded model: every process calls this, and raises what one of them finds."""
-    with together():
-        state = checked_state(model, sharded=True)
-    return state
 
 
 def checked_state(model: Model, *, sharded: bool = False) -> dict[str, Tensor]:
