@@ -17,7 +17,7 @@ from zoo.utils.errors import LoadError
 
 
 def assign_shards(model: Model, tensors: Mapping[str, Tensor], report: LoadReport, dtype: torch.dtype | None,
-                  device: torch.device, shard: Callable[[Model], Any]) -> Model:  # fmt: skip
+                  device: torch.device, shard: Callable[[Model], Any]) -> None:  # fmt: skip
     """Shard a model that is on the meta device, and fill the part of this process; every process calls this.
 
     tensors: whole tensors, views of a memory-mapped file, of which only the pages of the part are read. The tensors
@@ -47,7 +47,6 @@ def assign_shards(model: Model, tensors: Mapping[str, Tensor], report: LoadRepor
                 values = fill(own, lambda part, whole=given[name]: read_part(whole, part))  # type: ignore[misc]
                 if values.is_floating_point() and (found := not_finite(values)):
                     raise LoadError(f"{report.source} does not fit the model: not usable {name} ({found})")
-    return model
 
 
 def read_part(tensor: Tensor, part: tuple[slice, ...]) -> Tensor:
