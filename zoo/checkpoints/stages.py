@@ -13,11 +13,11 @@ from zoo.models.registry import build, family
 COPIED = ("variant", "preprocess", "labels", "temperature", "load_report", "extra_files", "other_files")
 
 
-def whole_model(stage: Model) -> Model:
-    """The whole model of a stage without values (on the meta device), with what it has beside its weights."""
-    whole = build(family(stage.family), stage.config)
+def whole_model(part: Model, device: str = "meta") -> Model:
+    """The whole model of a stage, or of a sharded one: without values, with what it has beside its weights."""
+    whole = build(family(part.family), part.config, device)
     for name in COPIED:
-        setattr(whole, name, getattr(stage, name))
+        setattr(whole, name, getattr(part, name))
     return whole
 
 

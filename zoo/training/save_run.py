@@ -12,9 +12,8 @@ from zoo.checkpoints import save
 from zoo.checkpoints.formats.training_checkpoint import own_weights
 from zoo.checkpoints.load import load
 from zoo.checkpoints.model_card import Training, model_card
-from zoo.checkpoints.stages import COPIED, whole_model
+from zoo.checkpoints.stages import whole_model
 from zoo.models.base import Model
-from zoo.models.registry import build, family
 from zoo.models.text import DecoderConfig
 from zoo.parallel.stages import is_divided, is_stage
 from zoo.tasks.base import Task
@@ -107,10 +106,8 @@ def unsharded_model(task: Task, checkpoint: Path | None) -> Model:
     stored = StoredCheckpoint(checkpoint)
     values = {"state_dict": model_tensors(stored), "lora_scale": stored.values.get("lora_scale")}
     weights = own_weights(values, checkpoint)
-    copied = build(family(model.family), model.config, "cpu")
+    copied = whole_model(model, "cpu")
     copied.load_state_dict(weights)
-    for name in COPIED:
-        setattr(copied, name, getattr(model, name))
     return cast(Model, task.finalize(copied))
 
 
