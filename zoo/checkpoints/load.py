@@ -79,7 +79,8 @@ def load(
     "state_dict" or "ema.model"; and the prefix that the loop put before the names of the model's tensors ("model.").
     shard: shards the model in place over the processes, which all call `load`: `partial(zoo.tasks.shard, mesh=mesh)`.
     It gets the model without values, and each process then reads its part of the weights alone.
-    overrides: fields of the family's config: image_size (weights are resampled as timm does), attention, dropout, ...
+    overrides: fields of the family's config: image_size, patch_size, in_chans (weights are resampled as timm does),
+    attention, dropout, ...
 
     Returns the model in eval mode. `model.load_report` lists the weights that were dropped, initialized or resampled;
     if there are any, it is also printed to stderr as one line. Raises LoadError, naming the file and the tensor or key,
@@ -89,20 +90,17 @@ def load(
         overrides["head"] = head
     check_dtype(dtype)
     device = check_device(device)
+    sharded = shard is not None
+    with together(sharded):
+        path = model_path(source, revision)
+        selection = Selection(None if config is None else check_path("config", config), key, prefix)
+        folder = path.parent if path.suffix == ".json" else path
 
-    def read(path: Path, selection: Selection) -> tuple[Model, dict[str, Tensor], LoadReport]:
-        checkpoint = _describe(path, selection)
-        model, tensors, report = _prepare(checkpoint, str(source), num_classes, labels, device, shard, overrides)
-        if shard is None:
-            report.notes += [] if dtype else to_one_float_type(tensors)
-            model = _assign(model, tensors, report, dtype, device)
-        _set_metadata(model, checkpoint, labels, report)
-        return model, tensors, report
+        def read() -> tuple[Model, dict[str, Tensor], LoadReport]:
+            checkpoint = _describe(path, selection)
+            return _load(checkpoint, str(source), num_classes, labels, dtype, device, sharded, overrides)
 
-    with together(shard is not None):
-        path, config = model_path(source, revision), None if config is None else check_path("config", config)
-        place = path.parent if path.suffix == ".json" else path
-        model, tensors, report = read_folder(place, lambda: read(path, Selection(config, key, prefix)))
+        model, tensors, report = read_folder(folder, read)
     if shard is not None:
         assign_shards(model, tensors, report, dtype, device, shard)
     report.notes += float16_notes(model)
@@ -111,18 +109,19 @@ def load(
     return model.eval()
 
 
-def _prepare(
+def _load(
     checkpoint: Checkpoint,
     source: str,
     num_classes: int | None,
     labels: list[str] | None,
+    dtype: torch.dtype | None,
     device: torch.device,
-    shard: Callable[[Model], Any] | None,
+    sharded: bool,
     overrides: dict[str, Any],
 ) -> tuple[Model, dict[str, Tensor], LoadReport]:
-    """The model without values, and the tensors of the file for it under its names."""
+    """The model, the tensors of the file under its names, and the report. A sharded model has no values yet."""
     config = _target_config(checkpoint, num_classes, labels, overrides)
-    raw = _read_tensors(checkpoint, device if shard is None else "cpu")
+    raw = _read_tensors(checkpoint, "cpu" if sharded else device)
     _check_sizes(checkpoint, raw)
     model = _build(checkpoint)
     if name := _untied(checkpoint, model, raw):
@@ -132,7 +131,7 @@ def _prepare(
         if not ties:
             checkpoint.notes.append(f"{name} differs from the word embeddings, so they are not tied as the config says")
         model = _build(checkpoint)
-    tensors, report = _file_tensors(checkpoint, model, raw, views=shard is not None)
+    tensors, report = _file_tensors(checkpoint, model, raw, views=sharded)
     report.source = source
     if config != checkpoint.config:
         before, model = model, build(checkpoint.family, config)
@@ -141,6 +140,10 @@ def _prepare(
         fit_overrides(tensors, report, before, model)
     if labels is not None and not any(name.startswith("head.") for name in report.initialized):
         put_in_order(tensors, report, checkpoint, labels)
+    if not sharded:
+        report.notes += [] if dtype else to_one_float_type(tensors)
+        model = _assign(model, tensors, report, dtype, device)
+    _set_metadata(model, checkpoint, labels, report)
     return model, tensors, report
 
 
