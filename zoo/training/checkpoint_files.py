@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch import nn
 
 from zoo.training.run_dir import RunError
-from zoo.training.sharded_checkpoints import META, MODEL, whole_checkpoint
+from zoo.training.sharded_checkpoints import META, MODEL, check_shapes, whole_checkpoint
 from zoo.utils.distributed import in_group
 from zoo.utils.files import write_atomic
 
@@ -131,11 +131,8 @@ def check_model(file: Path, model: nn.Module) -> None:
     for name in here:  # FSDP2 stores scalars as vectors of one value
         if here[name] == () and there.get(name) == (1,):
             there[name] = ()
-    if there != here:
-        name = next(name for name in there | here if there.get(name) != here.get(name))
-        raise RunError(f"{file} holds the weights of another model ({name}: {there.get(name, 'missing')} there, "
-                       f"{here.get(name, 'missing')} here), although the settings are the same: the recipe or this "
-                       f"library has changed since; use resume=never for a new run, or another run_dir=")  # fmt: skip
+    check_shapes(file, there, here, ", although the settings are the same: the recipe or this library has changed "
+                                    "since; use resume=never for a new run, or another run_dir=")  # fmt: skip
 
 
 def check_best(file: Path, last: Path | None) -> None:

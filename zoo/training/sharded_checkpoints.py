@@ -30,6 +30,7 @@ from zoo.utils.atomic import sync
 
 META = "meta.pt"
 MODEL, OPTIMIZER = "state_dict.", "optimizer_{}."  # before the names of the tensors
+Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -185,16 +186,21 @@ def load_module(module: nn.Module, stored: StoredCheckpoint, elsewhere: Mapping[
     elsewhere: the shapes of tensors that only other processes have.
     """
     state = module.state_dict()
-    there: dict[str, Any] = {name: tuple(shape) for name, shape in stored.shapes.items() if name.startswith(MODEL)}
     shapes = dict(elsewhere or {}) | {name: own.shape for name, own in state.items()}
-    here: dict[str, Any] = {MODEL + name: tuple(shape) for name, shape in shapes.items() if math.prod(shape)}
-    for name in here.keys() | there.keys():
-        sizes = [math.prod(x) if x in ((), (1,)) else x for x in (here.get(name), there.get(name))]  # FSDP2's scalars
-        if sizes[0] != sizes[1]:
-            raise RunError(f"{stored.path} holds the weights of another model ({name.removeprefix(MODEL)}: "
-                           f"{there.get(name, 'missing')} there, {here.get(name, 'missing')} here)")  # fmt: skip
+    # FSDP2 has vectors of one value for scalars
+    here = {name: tuple(shape) or (1,) for name, shape in shapes.items() if math.prod(shape)}
+    there = {n.removeprefix(MODEL): tuple(s) or (1,) for n, s in stored.shapes.items() if n.startswith(MODEL)}
+    check_shapes(stored.path, there, here)
     for name, own in state.items():
         fill(own, lambda part, name=name: stored.read(MODEL + name, part))  # type: ignore[misc]
+
+
+def check_shapes(path: Path, there: Shapes, here: Shapes, hint: str = "") -> None:
+    """Raise RunError for a checkpoint whose tensors have other names or shapes than those of the model here."""
+    for name in there | here:
+        if there.get(name) != here.get(name):
+            raise RunError(f"{path} holds the weights of another model ({name}: {there.get(name, 'missing')} there, "
+                           f"{here.get(name, 'missing')} here){hint}")  # fmt: skip
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], stored: StoredCheckpoint,
