@@ -109,7 +109,8 @@ def initialize_mup(model: nn.Module, base_width: int) -> None:
     """Scale the initial values of a new model to those of muP, in place; once, before it is trained.
 
     Parameters that were loaded from a file keep their values: those in `model.load_report.initialized` are scaled. A
-    recipe does this by itself. A second call changes nothing.
+    recipe does this by itself. A second call changes nothing. Weights that `load_state_dict` has put into a new model
+    still count as new: load them with `zoo.load`, or after this call.
 
     Raises: ValueError as `mup_scales`, and for a model whose values were scaled from another width.
     """
@@ -147,8 +148,7 @@ def check_initialized(model: Model, base_width: int) -> None:
 def describe_mup(model: nn.Module, base_width: int) -> str:
     """What muP does to a model of the zoo, in words, for the banner of a run."""
     assert isinstance(model, Model)
-    ratios = {name: width / base_width for name, width in widths(model.config).items()}
-    sizes = ", ".join(f"{name} {base_width * ratio:.0f} ({ratio:.3g} times)" for name, ratio in ratios.items())
+    sizes = ", ".join(f"{name} {w} ({w / base_width:.3g} times)" for name, w in widths(model.config).items())
     total, new = sum(1 for _ in model.parameters()), set(model.load_report.initialized)
     loaded = total - sum(name in new for name, _ in model.named_parameters())
     kept = f"; {loaded} of {total} parameters are loaded, which keep their values" if loaded else ""
@@ -204,7 +204,11 @@ def input_dimension(owner: nn.Module) -> int | None:
 
 
 def scale_of(name: str, owner: nn.Module, value: nn.Parameter, grown: Growth, ratios: dict[str, float]) -> MupScale:
-    """The factors of one parameter by its kind. A depthwise convolution sums over no size that grows: an input."""
+    """The factors of one parameter by its kind. A depthwise convolution sums over no size that grows: an input.
+
+    `init_falls_with_width` of a module names parameters that begin with a standard deviation of width ** -0.5 and are
+    inputs, so that muP takes that factor back.
+    """
     own = {field: found[name] for field, found in grown.items() if name in found}
     dimension = input_dimension(owner)
     if own and name.rpartition(".")[2] in getattr(owner, "init_falls_with_width", ()):
