@@ -1,6 +1,5 @@
 """Tasks whose model is cut into the stages of a pipeline: the steps of one process, checkpoints for any plan."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +7,8 @@ import lightning as L
 import pytest
 import torch
 import torch.distributed.pipelining  # here and not in each child
+from plan_fit import fit
 from ranks import ranks
-from torch.utils.data import DataLoader
 
 import zoo
 from zoo.parallel import Plan
@@ -17,7 +16,6 @@ from zoo.parallel.shards import whole
 from zoo.tasks import CausalLMTask, ClassificationTask, MaskedLMTask
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
-from zoo.training.plan_strategy import PlanStrategy
 
 STEPS = 4
 OPTIM = OptimSettings(lr=1e-2, warmup=0.25, layer_decay=0.8)
@@ -75,18 +73,9 @@ class Losses(L.Callback):
 
 def train(rank: int, name: str, plan: Plan) -> tuple[list[float], list[dict[str, float]], dict[str, torch.Tensor]]:
     """The losses of steps of two batches with clipped gradients, what is logged, and the weights of this process."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    task, rows, losses = TASKS[name](), list[dict[str, float]](), Losses()
-    task.record = lambda row, step: rows.append(row)  # type: ignore[method-assign, assignment]
-    part = rank // plan.tensor % plan.batch_parts
-    loaders = [DataLoader(batches(name, part, plan.batch_parts), batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
-    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = L.Trainer(
-        max_steps=STEPS, accelerator="cpu", devices=plan.world, accumulate_grad_batches=2, callbacks=[losses],
-        strategy=PlanStrategy(plan) if plan.world > 1 else "auto", use_distributed_sampler=False,
-        gradient_clip_val=0.5, num_sanity_val_steps=0, log_every_n_steps=1, **quiet,
-    )  # fmt: skip
-    trainer.fit(task, *loaders)
+    task, losses, part = TASKS[name](), Losses(), rank // plan.tensor % plan.batch_parts
+    rows = fit(task, plan, rank, batches(name, part, plan.batch_parts), max_steps=STEPS, accumulate_grad_batches=2,
+               gradient_clip_val=0.5, log_every_n_steps=1, callbacks=[losses])  # fmt: skip
     values = {key: whole(x.detach()).clone() for key, x in task.state_dict().items()}
     return losses.found, rows, values
 

@@ -1,29 +1,27 @@
 """One recipe under plans, on one, two and four processes: the same losses, metrics and weights but for rounding."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import lightning as L
 import pytest
 import torch
 from peers import randomize
+from plan_fit import fit
 from ranks import as_torchrun, ranks
 from tiny_run import Kill, checkpoint, in_child, metrics, tiny_run
 from torch import nn
-from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 import zoo
 from zoo.parallel import Plan
 from zoo.parallel.config import PlanSettings
+from zoo.parallel.shards import whole
 from zoo.tasks import CausalLMTask, MaskedLMTask, Seq2SeqTask, seq2seq
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
 from zoo.training.config import RunSettings
 from zoo.training.devices import settle_plan
-from zoo.training.plan_strategy import PlanStrategy
 from zoo.training.plots import PLOTS, save_plots
 from zoo.training.same_ranks import check_same
 
@@ -140,18 +138,9 @@ def texts(part: int, parts: int) -> list[dict[str, Any]]:
 
 def train_on_texts(rank: int, name: str, plan: Plan) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """What a task logs in three steps and a validation, and its weights."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    task, rows = text_task(name), []
-    task.record = lambda row, step: rows.append(row)  # type: ignore[method-assign, assignment]
-    loader = DataLoader(texts(rank // plan.context, plan.batch_parts), batch_size=None)  # type: ignore[arg-type]
-    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = L.Trainer(
-        max_steps=3, accelerator="cpu", devices=plan.world, strategy=PlanStrategy(plan) if plan.world > 1 else "auto",
-        use_distributed_sampler=False, gradient_clip_val=0.5, num_sanity_val_steps=0, log_every_n_steps=1, **quiet,
-    )  # fmt: skip
-    trainer.fit(task, loader, loader)
-    values = {key: getattr(x, "full_tensor", lambda x=x: x)().detach() for key, x in task.state_dict().items()}
-    return rows, values
+    task, batches = text_task(name), texts(rank // plan.context, plan.batch_parts)
+    rows = fit(task, plan, rank, batches, max_steps=3, gradient_clip_val=0.5, log_every_n_steps=1)
+    return rows, {key: whole(x.detach()) for key, x in task.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", ["next tokens", pytest.param("masked tokens", marks=pytest.mark.full)])
@@ -201,18 +190,11 @@ def pairs(part: int, parts: int) -> list[dict[str, Any]]:
 
 def write_texts(rank: int, plan: Plan, references: list[str]) -> tuple[dict[str, float], list[str]]:
     """What is logged in a step and a validation, and what is said at the start."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    task, row, said = writer(references), dict[str, float](), list[str]()
+    said: list[str] = []
     seq2seq.announce = said.append  # type: ignore[assignment]
-    task.record = lambda found, step: row.update(found)  # type: ignore[method-assign, assignment]
-    loader = DataLoader(pairs(rank // plan.context, plan.batch_parts), batch_size=None)  # type: ignore[arg-type]
-    trainer = L.Trainer(
-        max_steps=1, accelerator="cpu", devices=plan.world, strategy=PlanStrategy(plan), logger=False,
-        use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(task, loader, loader)
-    return row, said
+    batches = pairs(rank // plan.context, plan.batch_parts)
+    rows = fit(writer(references), plan, rank, batches, max_steps=1)
+    return {key: value for row in rows for key, value in row.items()}, said
 
 
 def test_texts_are_generated_where_processes_hold_shards(tmp_path: Path) -> None:
