@@ -197,10 +197,9 @@ class Task(L.LightningModule):
 
     @property
     def _token_mesh(self) -> DeviceMesh | None:
-        """The processes whose tokens make up a batch, if a plan divides those of a sequence."""
-        plan = getattr(self.trainer.strategy, "plan", None)
+        """The processes of a plan whose tokens make up a batch: without `context`, those of `_group`."""
         mesh = self.device_mesh
-        return None if plan is None or mesh is None or plan.context == 1 else token_mesh(mesh)
+        return token_mesh(mesh) if mesh is not None and hasattr(self.trainer.strategy, "plan") else None
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn accumulated gradients into those of the mean loss over the items of the whole step.
