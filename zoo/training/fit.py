@@ -8,7 +8,7 @@ import lightning as L
 import torch
 
 from zoo.data.datamodule import KeyedDataModule
-from zoo.parallel.plan import Plan
+from zoo.parallel.checks import check as check_plan
 from zoo.tasks.base import Task
 from zoo.tasks.bf16_weights import BF16Weights
 from zoo.tasks.cuda_graph import GraphedModel
@@ -65,8 +65,7 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
     try:
         prepare_model(task, run.config.trainer.gradient_checkpointing)
         prepare_mup(task)
-        if run.config.plan.world > 1:
-            Plan(**vars(run.config.plan)).check(task.model)
+        check_plan(run.config.plan, task.model)
         task.bf16_weights = BF16Weights(task.model) if run.config.trainer.precision == "bf16-master" else None
         check_export(run, task.model)
         if run.config.trainer.cuda_graph is True and (why := why_no_cuda_graph(run.config, task)):
