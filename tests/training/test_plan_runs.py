@@ -73,8 +73,8 @@ def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> N
     assert_alike(alone, tmp_path / "run")
 
 
-def test_a_pipeline_goes_on_under_other_plans(alone: Path, tmp_path: Path) -> None:
-    """One process starts, two stages go on, then two processes that divide the heads."""
+def test_a_pipeline_continues_under_other_plans(alone: Path, tmp_path: Path) -> None:
+    """One process starts, two stages continue, then two processes that divide the heads."""
     often = "checkpoint_every=1"
     assert in_child(run, tmp_path / "run", (often,), kill=1) == -9
     assert together(2, tmp_path / "run", often, "plan.pipeline=2", kill=3) == [-9, -9]
@@ -189,24 +189,24 @@ def pairs(part: int, parts: int) -> list[dict[str, Any]]:
 
 
 def write_texts(rank: int, plan: Plan, references: list[str]) -> tuple[dict[str, float], list[str]]:
-    """What is logged in a step and a validation, and what is said at the start."""
-    said: list[str] = []
-    seq2seq.announce = said.append  # type: ignore[assignment]
+    """What is logged in a step and a validation, and the messages at the start."""
+    messages: list[str] = []
+    seq2seq.announce = messages.append  # type: ignore[assignment]
     batches = pairs(rank // plan.context, plan.batch_parts)
     rows = fit(writer(references), plan, rank, batches, max_steps=1)
-    return {key: value for row in rows for key, value in row.items()}, said
+    return {key: value for row in rows for key, value in row.items()}, messages
 
 
 def test_texts_are_generated_where_processes_hold_shards(tmp_path: Path) -> None:
-    """And it is said by name where they are not."""
+    """And a message names what is left out where they are not."""
     alone, (batch,) = writer([]), pairs(0, 1)
     references = alone.generate(alone.model.eval(), batch)
     assert len(set(references)) > 1
     for plan in (Plan(data=2), Plan(shard=2)):
-        for row, said in ranks(2, write_texts, plan, references):
-            assert row["val_same"] == 1.0 and row["val_texts"] == 3.0 and not said, row
-    for row, said in ranks(2, write_texts, Plan(context=2), references):
-        assert "val_same" not in row and said[0].startswith("no same: processes that divide tokens (plan.context)")
+        for row, messages in ranks(2, write_texts, plan, references):
+            assert row["val_same"] == 1.0 and row["val_texts"] == 3.0 and not messages, row
+    for row, messages in ranks(2, write_texts, Plan(context=2), references):
+        assert "val_same" not in row and messages[0].startswith("no same: processes that divide tokens (plan.context)")
 
 
 def compared(rank: int) -> str:
