@@ -261,6 +261,12 @@ def test_models_without_kinds_are_refused() -> None:
         initialize_mup(model, BASE)
 
 
+@pytest.mark.parametrize("base_width", [0, "64", 1.5])
+def test_a_base_width_is_a_positive_integer(base_width: Any) -> None:
+    with pytest.raises(ValueError, match=f"base_width={base_width!r}: expected a positive integer"):
+        mup_scales(nn.Linear(2, 2), base_width)
+
+
 def test_adapters_are_refused() -> None:
     model = model_of("gpt_nano", 64, mup=False, **TEXT)
     model.blocks[0].mixer.q.lora_A = nn.Linear(64, 2, bias=False)

@@ -34,6 +34,7 @@ from zoo.models.config import Config
 from zoo.models.load_report import listed
 from zoo.models.registry import build, family
 from zoo.models.tower_config import ContrastiveConfig
+from zoo.nn.core import check_positive
 from zoo.nn.frontends.text import TextEmbedding, WordEmbedding
 from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.rms_norm import UnitOffsetRMSNorm
@@ -67,8 +68,10 @@ def mup_scales(model: nn.Module, base_width: int) -> dict[str, MupScale]:
         base_width: The width of the model that the learning rate was found for.
 
     Raises: ValueError for a module that is not a model of the zoo, a model without a width, LoRA adapters, parameters
-        that are not of the model's config, or an output layer that shares the word embeddings without a norm before it.
+        that are not of the model's config, an output layer that shares the word embeddings without a norm before it, or
+        a base width that is not a positive integer.
     """
+    check_positive(base_width=base_width)
     if not isinstance(model, Model):
         raise ValueError(f"mup=true needs a model of zoo.create_model or zoo.load, not {type(model).__name__}: which "
                          "of its weights grow with the width is not known")  # fmt: skip
