@@ -302,6 +302,12 @@ def test_models_that_are_not_one_stack_are_named(make: Any, message: str) -> Non
         check_model(make())
 
 
+@pytest.mark.parametrize("autocast", ["bf16", torch.float64])
+def test_types_of_autocast_are_named(autocast: Any) -> None:
+    with pytest.raises(ValueError, match=f"autocast={autocast!r}: expected torch.bfloat16, torch.float16 or None"):
+        Pipeline(family("llama"), dist.group.WORLD, loss, autocast=autocast)
+
+
 def failing(rank: int, evaluates: bool) -> str:
     """What each stage raises where the loss, which the last one computes, raises an error for a microbatch."""
 

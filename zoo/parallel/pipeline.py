@@ -70,10 +70,14 @@ class Pipeline:
                 stages of each process, None for two if interleaved, else one.
             weight: (batch) -> what its mean loss is over, such as the number of tokens that have a label. A microbatch
                 then counts by its part of that of the whole batch; None for equal microbatches.
-            autocast: The type of the forward passes, such as torch.bfloat16, as `torch.autocast` computes in it.
+            autocast: The type of the forward passes, torch.bfloat16 or torch.float16, as `torch.autocast` computes in
+                it; None for that of the parameters.
 
-        Raises: ValueError for a model that cannot be cut, by its name, and for numbers that do not fit.
+        Raises: ValueError for a model that cannot be cut, by its name, for numbers that do not fit, and for another
+            type of autocast.
         """
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"autocast={autocast!r}: expected torch.bfloat16, torch.float16 or None")
         check_model(model)
         self.group, self.ranks, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
         each = stages_per_process or (2 if schedule == "interleaved" else 1)
