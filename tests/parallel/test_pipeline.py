@@ -308,6 +308,19 @@ def test_types_of_autocast_are_named(autocast: Any) -> None:
         Pipeline(family("llama"), dist.group.WORLD, loss, autocast=autocast)
 
 
+def without_parts(rank: int, name: str) -> str:
+    try:
+        Pipeline(family("llama"), dist.group.WORLD, loss, **{name: 0})
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["microbatches", "stages_per_process"])
+def test_zero_is_not_the_default(name: str) -> None:
+    assert ranks(1, without_parts, name)[0].startswith(f"{name}=0")
+
+
 def failing(rank: int, evaluates: bool) -> str:
     """What each stage raises where the loss, which the last one computes, raises an error for a microbatch."""
 

@@ -42,7 +42,7 @@ def check_schedule(schedule: str, microbatches: int, ranks: int, each: int) -> N
         raise ValueError(f"schedule={schedule!r}: expected one of {', '.join(SCHEDULES)}")
     if microbatches < 1:
         raise ValueError(f"microbatches={microbatches}: expected at least 1")
-    if (each > 1) != (schedule == "interleaved"):
+    if each < 1 or (each > 1) != (schedule == "interleaved"):
         expected = "2 or more" if schedule == "interleaved" else "1"
         raise ValueError(f"stages_per_process={each} with schedule={schedule!r}: expected {expected}")
     if schedule == "1f1b" and microbatches < ranks:

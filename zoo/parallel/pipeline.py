@@ -80,8 +80,10 @@ class Pipeline:
             raise ValueError(f"autocast={autocast!r}: expected torch.bfloat16, torch.float16 or None")
         check_model(model)
         self.group, self.ranks, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
-        each = stages_per_process or (2 if schedule == "interleaved" else 1)
-        self.schedule, self.microbatches = schedule, microbatches or 2 * self.ranks
+        each = stages_per_process
+        if each is None:
+            each = 2 if schedule == "interleaved" else 1
+        self.schedule, self.microbatches = schedule, 2 * self.ranks if microbatches is None else microbatches
         self.count = each * self.ranks
         check_schedule(schedule, self.microbatches, self.ranks, each)
         self.parts = cut_blocks(model, self.count, cuts)
