@@ -80,15 +80,14 @@ def find_documents(s: StreamSettings) -> list[TextFiles]:
         return [_source(folder / Path(name).expanduser()) for name in s.sources]
     if s.streaming is True and not folder.is_dir():
         raise DataError(f"streaming=true reads folders of text files, and data={s.name} is none")
-    found = _source(folder) if s.streaming is not False and folder.is_dir() and any(map(_suffix, data_files(folder))) \
-        else None  # fmt: skip
-    if found is None or not (s.streaming is True or _is_large(found)):
-        given = s.given_for_shards or ("packing=concatenate" if s.packing != "documents" else "")
-        if given:
-            raise DataError(f"{given} is for folders of text files that are read piece by piece: set streaming=true, "
-                            f"or omit it")  # fmt: skip
-        return []
-    return [found]
+    if s.streaming is not False and folder.is_dir() and any(map(_suffix, data_files(folder))):
+        found = _source(folder)
+        if s.streaming is True or _is_large(found):
+            return [found]
+    if given := s.given_for_shards or ("packing=concatenate" if s.packing != "documents" else ""):
+        raise DataError(f"{given} is for folders of text files that are read piece by piece: set streaming=true, or "
+                        f"omit it")  # fmt: skip
+    return []
 
 
 def _is_large(found: TextFiles) -> bool:

@@ -5,14 +5,13 @@ parameters of the block that runs, the buffer from which they are copied, which 
 backward pass, and the buffer of the gradients that are summed.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 
 from zoo.parallel.config import PlanSettings
-from zoo.parallel.exchanges import Held, Units
+from zoo.parallel.exchanges import Units
 from zoo.training.planner.trace import Phase, Segment, Trace
 
 MASTER = 4  # bytes of a trained weight and of each of its two moments, in float32
@@ -80,26 +79,23 @@ class Timeline:
         self.parts = plan.parts_of_parameters
         self.sharded = plan.shard > 1
         self.copied = plan.shard == 1 and plan.data * plan.context > 1  # by the machinery of FSDP2, without shards
+        self.kept = process.pipelined and (self.sharded or self.copied)
         self.size = process.dtype.itemsize
-        units = process.units
-        self.shards = {name: sum(p.part(self.parts) for p in held) for name, held in units.items()}
-        trained = {name: [p for p in held if p.trained] for name, held in units.items()}
-        self.trained = {name: sum(p.part(self.parts) for p in held) for name, held in trained.items()}
-        self.whole = {name: numbers(held) for name, held in units.items()}
-        self.whole_trained = {name: numbers(held) for name, held in trained.items()}
+        trained = {name: [p for p in held if p.trained] for name, held in process.units.items()}
+        self.shards, self.trained = (numbers(units, self.parts) for units in (process.units, trained))
+        self.whole, self.whole_trained = (numbers(units, 1) for units in (process.units, trained))
         cast = 0 if self.sharded or self.size == MASTER else self.size * sum(self.shards.values())
         self.weights = MASTER * sum(self.shards.values()) + cast + process.buffers
         self.optimizer = 2 * MASTER * sum(self.trained.values())
         self.optimizer += MASTER * sum(map(len, trained.values()))  # the number of steps, for each parameter
-        self.waiting = process.waiting
 
-    def moment(self, gradients: float = 0, activations: float = 0, gathered: float = 0) -> Memory:
-        return Memory(self.weights, self.optimizer, int(gradients), int(activations + self.waiting), int(gathered))
+    def moment(self, gradients: int, activations: int, gathered: int = 0) -> Memory:
+        """The memory with so many bytes of gradients, activations of this pass, and gathered parameters."""
+        return Memory(self.weights, self.optimizer, gradients, activations + self.process.waiting, gathered)
 
     def moments(self, phase: Phase | None = None) -> list[Memory]:
         """All of them, or those of a phase and of the optimizer."""
-        found = [self.moment(gradients=MASTER * sum(self.trained.values()))]
-        found[0] = Memory(found[0].weights, found[0].optimizer, found[0].gradients)  # the step of the optimizer
+        found = [Memory(self.weights, self.optimizer, MASTER * sum(self.trained.values()))]  # the step of the optimizer
         segments = self.trace.segments
         done: list[str] = []
         seen: list[str] = []
@@ -114,10 +110,11 @@ class Timeline:
             elif phase == "forward":
                 break
             else:
-                following = order[len(done) + 1] if segment.unit and len(done) + 1 < len(order) else None
-                if not segment.unit and not done:
-                    following = order[0] if order else None
-                found.extend(self.backward(segment, done, seen, before, following))
+                if segment.unit:
+                    later = order[len(done) + 1 :]
+                else:
+                    later = [] if done else order
+                found.extend(self.backward(segment, done, seen, before, later[0] if later else None))
                 if segment.unit:
                     done.append(segment.unit)
             before = segment.after
@@ -126,8 +123,11 @@ class Timeline:
     def earlier(self, done: Sequence[str]) -> int:
         """Bytes of gradients that are summed already: of the blocks whose backward pass is over."""
         names = self.trained if self.process.accumulates else done
-        whole = self.process.pipelined and (self.sharded or self.copied)
-        return MASTER * sum((self.whole_trained if whole else self.trained).get(name, 0) for name in names)
+        return MASTER * sum((self.whole_trained if self.kept else self.trained).get(name, 0) for name in names)
+
+    def copies(self, blocks: Sequence[str]) -> int:
+        """Bytes of the whole parameters of some blocks, and of those outside of blocks."""
+        return self.size * sum(self.whole.get(name, 0) for name in ("", *blocks))
 
     def unsharded(self, unit: str) -> int:
         """Bytes of the parameters of a unit, with what is added for equal shards."""
@@ -152,12 +152,18 @@ class Timeline:
         ]
 
     def forward(self, segment: Segment, seen: Sequence[str], before: int) -> list[Memory]:
+        """The moments of a segment of the forward pass.
+
+        Args:
+            segment: The segment.
+            seen: The blocks that have begun, this one included.
+            before: Bytes of activations at its beginning.
+        """
         gradients = self.earlier(())
-        if self.process.pipelined and (self.sharded or self.copied):
+        if self.kept:
             return self.pipelined(segment, [name for name in seen if name != segment.unit], None)
         if self.copied:
-            copies = sum(self.size * self.whole[name] for name in ("", *seen) if name in self.whole)
-            return [self.moment(gradients, segment.peak, copies)]
+            return [self.moment(gradients, segment.peak, self.copies(seen))]
         if not self.sharded:
             return [self.moment(gradients, segment.peak)]
         root, own = self.unsharded(""), self.unsharded(segment.unit) if segment.unit else 0
@@ -173,15 +179,23 @@ class Timeline:
     def backward(
         self, segment: Segment, done: Sequence[str], seen: Sequence[str], before: int, following: str | None
     ) -> list[Memory]:
+        """The moments of a segment of the backward pass.
+
+        Args:
+            segment: The segment.
+            done: The blocks whose backward pass is over, in its order.
+            seen: All blocks.
+            before: Bytes of activations at its beginning.
+            following: The next block of the pass, whose parameters FSDP2 gathers already.
+        """
         gradients, unit = self.earlier(done), segment.unit
         own_gradients = self.size * self.whole_trained.get(unit, 0) if unit else 0
-        if self.process.pipelined and (self.sharded or self.copied):
+        if self.kept:
             return self.pipelined(segment, done, following)
         if self.copied:
             # where it is recomputed, the copies of a block are freed during the next one
             freed = done[:-1] if self.plan.checkpointing else done
-            left = [name for name in seen if name not in freed]
-            copies = sum(self.size * self.whole[name] for name in ("", *left) if name in self.whole)
+            copies = self.copies([name for name in seen if name not in freed])
             flat = MASTER * self.whole_trained.get(unit, 0)
             return [
                 self.moment(gradients, segment.peak, copies),
@@ -202,6 +216,6 @@ class Timeline:
         ]  # fmt: skip
 
 
-def numbers(held: Sequence[Held]) -> int:
-    """Numbers of parameters."""
-    return sum(math.prod(p.shape) for p in held)
+def numbers(units: Units, parts: int) -> dict[str, int]:
+    """Numbers of the parameters of each unit that one of some processes has."""
+    return {name: sum(p.part(parts) for p in held) for name, held in units.items()}
