@@ -3,21 +3,18 @@
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.interpret.activations import Activations
 
-class AttentionMaps(dict[str, Any]):
+
+class AttentionMaps(Activations):
     """Maps by the names of their layers: [B, H, N, M], or a list of them for a layer that runs several times.
 
     missing: {name: class} of the selected layers that have no attention weights.
     """
-
-    def __init__(self, maps: Mapping[str, Any] | None = None, missing: Mapping[str, str] | None = None) -> None:
-        super().__init__(maps or {})
-        self.missing = dict(missing or {})
 
     def note(self) -> str:
         """What is missing, in one sentence."""

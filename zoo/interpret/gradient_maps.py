@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.interpret.capture import eager_mode, unwrap
+from zoo.interpret.hooks import eager_mode, unwrap
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.core import Core

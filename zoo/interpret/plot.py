@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import AttentionMaps, rollout
-from zoo.interpret.capture import capture, unwrap
+from zoo.interpret.capture import capture
+from zoo.interpret.hooks import unwrap
 from zoo.preprocessing import image_io
 from zoo.utils.files import write_atomic
 from zoo.utils.plotting import display_width, label_text, make_figure, use_fonts_for_all_scripts

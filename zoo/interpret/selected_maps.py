@@ -25,6 +25,7 @@ from zoo.nn.sparse_attention import (
 
 EXTRA = ("gates", "global_inputs")  # what some cores take beside queries, keys, mask and bias
 NOTHING: Mapping[str, Any] = {}
+SLICE_ENTRIES = 1 << 18  # of a map that is computed at once, where heads are independent
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
 # For other cores, which may mix heads, all heads are computed first.
 SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
@@ -44,29 +45,63 @@ def compute_maps(
     rows: list[int] | None,
     heads: list[int] | None,
     extra: Mapping[str, Any],
+    *,
+    grad: bool = False,
 ) -> Tensor:
-    """`core.maps` of selected rows and heads: q [B, H, N, P], k [B, G, M, P] -> [rows, heads, N, M], detached."""
+    """`core.maps` of selected rows and heads: q [B, H, N, P], k [B, G, M, P] -> [rows, heads, N, M], detached but with
+    `grad`."""
     added = as_bias(bias)
     # evaluated with gradients if the forward has them: its layers share the evaluated bias
-    dense = None if added is None else added.dense(q.shape[2], k.shape[2], q.device).detach()
+    dense = None if added is None else added.dense(q.shape[2], k.shape[2], q.device)
     devices = [q.device] if q.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices, enabled=core.training):
-        q, k, mask = q.detach(), k.detach(), as_mask(mask)
+    with (
+        torch.set_grad_enabled(grad and torch.is_grad_enabled()),
+        torch.random.fork_rng(devices, enabled=core.training),
+    ):
+        if not grad:
+            q, k, dense = q.detach(), k.detach(), None if dense is None else dense.detach()
+        mask, more = as_mask(mask), of_rows(extra, rows, grad)
         if rows is not None:
             q, k, mask, dense = q[rows], k[rows], SelectedMask(mask, rows), select(dense, 0, rows)
-        more = of_rows(extra, rows)
-        if heads is None:
-            return core.maps(q, k, mask, dense, **more).detach()
-        if type(core) not in SEPARATE_HEADS:
-            return core.maps(q, k, mask, dense, **more)[:, heads].detach()
-        shared = q.shape[1] // k.shape[1]
-        q, k, dense = q[:, heads], k[:, [head // shared for head in heads]], select(dense, 1, heads)
-        return with_heads(core, heads).maps(q, k, SelectedMask(mask, None, heads), dense).detach()
+        if type(core) in SEPARATE_HEADS and not more:
+            return separate_maps(core, q, k, mask, dense, heads, slices=not grad)
+        maps = core.maps(q, k, mask, dense, **more)
+        return maps if heads is None else maps[:, heads]
 
 
-def of_rows(extra: Mapping[str, Any], rows: list[int] | None) -> dict[str, Any]:
-    """The extra inputs of a core for selected rows of a batch."""
-    found = {name: value.detach() if isinstance(value, Tensor) else value for name, value in extra.items()}
+def separate_maps(
+    core: Core, q: Tensor, k: Tensor, mask: Mask, dense: Tensor | None, heads: list[int] | None, *, slices: bool
+) -> Tensor:
+    """Maps of a core with independent heads. slices: a few rows and heads at a time, so that what is computed on the
+    way takes little memory beside the map."""
+    rows, queries, keys = q.shape[0], q.shape[2], k.shape[2]
+    chosen = list(range(q.shape[1])) if heads is None else heads
+    entries = len(chosen) * queries * keys
+    if not slices or rows * entries <= SLICE_ENTRIES:
+        return core.maps(q, k, mask, dense) if heads is None else maps_of_heads(core, q, k, mask, dense, heads)
+    full = q.new_empty(0)
+    few = max(1, SLICE_ENTRIES // (queries * keys))
+    for row in range(rows):
+        own = SelectedMask(mask, [row])
+        for start in range(0, len(chosen), few):
+            part = q[row : row + 1], k[row : row + 1], own, select(dense, 0, [row]), chosen[start : start + few]
+            weights = maps_of_heads(core, *part)
+            if not full.numel():
+                full = weights.new_empty(rows, len(chosen), queries, keys)
+            full[row, start : start + few] = weights[0]
+    return full
+
+
+def maps_of_heads(core: Core, q: Tensor, k: Tensor, mask: Mask, dense: Tensor | None, heads: list[int]) -> Tensor:
+    """`core.maps` of selected heads, for a core with independent heads."""
+    shared = q.shape[1] // k.shape[1]
+    q, k, dense = q[:, heads], k[:, [head // shared for head in heads]], select(dense, 1, heads)
+    return with_heads(core, heads).maps(q, k, SelectedMask(mask, None, heads), dense)
+
+
+def of_rows(extra: Mapping[str, Any], rows: list[int] | None, grad: bool) -> dict[str, Any]:
+    """The extra inputs of a core for selected rows of a batch, detached but with `grad`."""
+    found = {k: value.detach() if isinstance(value, Tensor) and not grad else value for k, value in extra.items()}
     if rows is None:
         return found
     return {name: value[rows] if isinstance(value, Tensor) else value.select(rows) for name, value in found.items()}
