@@ -13,9 +13,11 @@ from torch.distributed.tensor import DTensor
 
 from tests.models import test_contract as single_towers
 from zoo.parallel.context import slices_of
+from zoo.parallel.gradients import clip_by_norm, total_norm
 from zoo.parallel.pipeline import make_pipeline
 from zoo.parallel.place import parallelize
 from zoo.parallel.plan import Plan, batch_mesh
+from zoo.tasks.ema import EMA
 
 IDS = torch.randint(5, 48, (8, 11), generator=torch.Generator().manual_seed(0))
 BATCH = {"input_ids": IDS, "labels": IDS.roll(-1, 1)}
@@ -68,6 +70,7 @@ def placed(rank: int, name: str, plan: Plan) -> Gradients:
 CONTEXT = [
     ("llama", Plan(context=2, data=2)),
     ("gpt2", Plan(context=2, shard=2)),
+    ("llama", Plan(context=2, shard=2, data=2)),
     ("llama", Plan(context=2, tensor=2, checkpointing="selective")),
     ("gated", Plan(context=2, tensor=2)),
     ("shared", Plan(context=2, tensor=2)),
@@ -90,6 +93,45 @@ def test_gradients(name: str, plan: Plan) -> None:
             found[key] = gradient
     assert found.keys() == expected.keys()
     assert difference(found, expected) < 1e-12
+
+
+# --- training: copies of shards, whose processes divide the tokens ----------------------------------------------------
+
+
+def steps(model: Any, average: Any, rows: slice = slice(None)) -> list[float]:
+    """Losses of 20 steps of AdamW with clipping and a moving average, of these rows of a batch; last, the average's."""
+    optimizer, ema, slices = torch.optim.AdamW(model.parameters(), 1e-2), EMA(average, model, 0.9), slices_of(model)
+
+    def loss_of(trained: Any, step: int) -> Tensor:
+        ids = (IDS + step) % 43 + 5
+        logits, labels = trained(input_ids=ids[rows]), ids.roll(-1, 1)[rows]
+        return loss(logits, {"labels": labels}) if slices is None else slices.cross_entropy(logits, labels)
+
+    losses = []
+    for step in range(20):
+        losses.append(loss_of(model, step))
+        losses[-1].backward()
+        clip_by_norm(model.parameters(), 0.5, total_norm([p.grad for p in model.parameters()]))
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(step)
+    return [each.item() for each in (*losses, loss_of(average, 0))]
+
+
+def placed_steps(rank: int, plan: Plan) -> list[float]:
+    mesh, models = plan.mesh("cpu"), [model_of("gpt2") for _ in range(2)]
+    for model in models:
+        parallelize(model, plan, mesh)
+    part, rows = batch_mesh(mesh).get_local_rank(), 8 // plan.batch_parts
+    return steps(*models, slice(part * rows, (part + 1) * rows))
+
+
+@pytest.mark.full
+def test_twenty_steps() -> None:
+    expected = torch.tensor(steps(model_of("gpt2"), model_of("gpt2")), dtype=torch.float64)
+    assert expected[19] < expected[0] - 0.2
+    found = torch.tensor(ranks(8, placed_steps, Plan(context=2, shard=2, data=2)), dtype=torch.float64)
+    torch.testing.assert_close(found.mean(0), expected, atol=0, rtol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def summed(exchanges: tuple[Exchange, ...]) -> dict[str, tuple[int, int]]:
         ("gpt_nano", Plan(tensor=8, shard=128, sequence=True)),
         ("llama_nano", Plan(tensor=4, shard=16, mixed_precision="bf16")),
         ("bert_tiny", Plan(tensor=2, data=32, checkpointing="selective")),
-        ("llama_nano", Plan(context=4, shard=16, checkpointing="full")),
+        ("llama_nano", Plan(context=4, shard=8, data=2, checkpointing="full")),
         ("gpt_nano", Plan(context=2, tensor=4, shard=8)),
         ("vit_cifar_tiny", Plan(tensor=8, data=16, shard=8, sequence=True)),
     ],
