@@ -7,7 +7,7 @@ from nn_cases import KINDS
 from torch import nn
 
 from zoo.nn import BlockConfig, Core, CoreSpec, LayerScale, initialize
-from zoo.nn.init import skip_init
+from zoo.nn.init import skip_init, trunc_normal_
 from zoo.nn.linear_attention import Performer
 from zoo.nn.registry import build_core, register_custom
 
@@ -32,6 +32,18 @@ def test_values_depend_on_the_seed_alone():
     initialize(first, 3)
     assert torch.equal(torch.get_rng_state(), before)
     assert not same(first, stack(4))
+
+
+def test_truncated_values_are_those_of_every_version_of_torch():
+    """nn.init.trunc_normal_ has others in torch 2.11 than in 2.12."""
+    x = torch.empty(1000)
+    trunc_normal_(x, 1.0, torch.Generator().manual_seed(1))
+    expected = [-1.5255959034, -0.7502318025, -0.6539809108, -1.6094847918]
+    torch.testing.assert_close(x[:4], torch.tensor(expected), atol=1e-6, rtol=0)
+    assert x.sum().item() == pytest.approx(34.46147, abs=1e-3) and 1.9 < x.abs().max() <= 2
+    y = torch.empty(40, 25, dtype=torch.float64)
+    trunc_normal_(y, 1.0, torch.Generator().manual_seed(1))
+    assert torch.equal(y.flatten().float(), x)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -38,8 +38,16 @@ from zoo.training.sharded_checkpoints import META, MODEL, OPTIMIZER, StoredCheck
 from zoo.utils.errors import LoadError
 
 
-class Parts(nn.ModuleDict):
-    """A container that FSDP2 takes."""
+class Parts(nn.Module):
+    """Modules by name; FSDP2 of torch 2.11 takes no ModuleDict."""
+
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self.get_submodule(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -261,12 +269,12 @@ def test_all_processes_end_where_one_finds_damage(stored: tuple[Path, dict[str, 
 
 def test_the_checkpoint_of_another_model_is_named(stored: tuple[Path, dict[str, torch.Tensor]]) -> None:
     other = Net().model
-    other["head"] = nn.Linear(6, 4)
+    other.head = nn.Linear(6, 4)
     with pytest.raises(RunError, match=r"last.ckpt holds the weights of another model \(head.weight: \(3, 6\) there"):
         check_model(stored[0], other)
     for size in (2, 4):  # also smaller ones, of which a part would fit
         module = Net()
-        module.model["head"] = nn.Linear(6, size)
+        module.model.head = nn.Linear(6, size)
         with pytest.raises(RunError, match=r"another model \(model.head.(weight|bias): \(3"):
             load_module(module, StoredCheckpoint(stored[0]))
 

@@ -108,11 +108,20 @@ def uniform_(tensor: Tensor, limit: float, generator: torch.Generator) -> None:
     tensor.copy_(torch.empty(tensor.shape).uniform_(-limit, limit, generator=generator))
 
 
+@torch.no_grad()
 def trunc_normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:
-    """Truncated normal, cut off at two standard deviations; sampled on the CPU, so equal on every device."""
+    """Truncated normal: what lies beyond two standard deviations is drawn again.
+
+    Sampled on the CPU, so equal on every device. `nn.init.trunc_normal_` has other values for a seed before torch 2.12;
+    these are those since then.
+    """
     here = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     fresh = tensor if here else torch.empty(tensor.shape)
-    nn.init.trunc_normal_(fresh, 0.0, std, -2 * std, 2 * std, generator=generator)
+    most = torch.tensor(2 * std).item()  # in float32
+    fresh.normal_(0.0, std, generator=generator)
+    while (beyond := fresh.abs() > most).any():
+        again = torch.empty_like(fresh).normal_(0.0, std, generator=generator)
+        fresh.copy_(torch.where(beyond, again, fresh))
     if not here:
         tensor.copy_(fresh)
 
