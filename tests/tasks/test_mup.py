@@ -185,6 +185,40 @@ def test_initial_values_are_scaled_once_and_those_of_a_file_never(tmp_path: Path
     assert "loaded" not in describe_mup(model, BASE)
 
 
+def test_values_of_load_state_dict_are_loaded_ones() -> None:
+    """Into the model itself or a module around it; also of an output layer under the name of the shared embedding."""
+    trained, model = model_of("gemma_2b", 64, **TEXT), model_of("gemma_2b", 64, mup=False, **TEXT)
+    state = trained.state_dict()
+    nn.ModuleDict({"model": model}).load_state_dict({f"model.{name}": x for name, x in state.items()})
+    assert not model.load_report.initialized and set(model.load_report.mapped) >= set(state)
+    initialize_mup(model, BASE)
+    assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
+    assert mup_rates(model, BASE)["tokens.word.weight"] == 0.25
+    part, before = model_of("gemma_2b", 64, mup=False, **TEXT), trained.head.proj.weight.clone()
+    part.load_state_dict({"head.proj.weight": before}, strict=False)
+    initialize_mup(part, BASE)
+    assert torch.equal(part.tokens.word.weight, before) and part.blocks.norm.weight[0].item() == -0.5
+
+
+def test_a_loop_is_continued_with_the_rates_of_its_beginning() -> None:
+    first, later = (model_of("gemma_2b", 64, **TEXT) for _ in range(2))
+    later.load_state_dict(first.state_dict())
+    assert mup_rates(later, BASE) == mup_rates(first, BASE)
+
+
+def test_a_new_head_comes_before() -> None:
+    sizes = dict(image_size=8, patch_size=4, depth=1)
+    with pytest.raises(ValueError, match=r"call reset_head before zoo\.tasks\.initialize_mup"):
+        model_of("vit_cifar_tiny", 64, **sizes).reset_head(3)
+    model = model_of("vit_cifar_tiny", 64, mup=False, **sizes)
+    model.load_state_dict(model.state_dict())
+    model.reset_head(3, seed=1)
+    before = model.head.proj.weight.clone()
+    assert model.load_report.initialized == ["head.proj.weight", "head.proj.bias"]
+    initialize_mup(model, BASE)
+    torch.testing.assert_close(model.head.proj.weight, before / 2)
+
+
 # --- In a run ---------------------------------------------------------------------------------------------------------
 
 

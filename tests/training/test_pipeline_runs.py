@@ -1,6 +1,7 @@
 """Tasks whose model is cut into the stages of a pipeline: the steps of one process, checkpoints for any plan."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -13,7 +14,7 @@ from ranks import ranks
 import zoo
 from zoo.parallel import Plan
 from zoo.parallel.shards import whole
-from zoo.tasks import CausalLMTask, ClassificationTask, MaskedLMTask
+from zoo.tasks import CausalLMTask, ClassificationTask, MaskedLMTask, initialize_mup
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
 
@@ -43,11 +44,19 @@ def frozen() -> Task:
                         optim=OptimSettings(lr=1e-2, freeze=freeze))  # fmt: skip
 
 
+def mup() -> Task:
+    """The norm before the shared embeddings has rates and values of its own, and is not in the stage of these."""
+    model = zoo.create_model("gpt_nano", **TEXT | dict(width=32)).double()
+    initialize_mup(model, 8)
+    return CausalLMTask(model, optim=replace(OPTIM, mup=True, mup_base_width=8), ema=0.9)
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "next tokens": causal,
     "masked tokens": masked,
     "classes": classes,
     "frozen stage": frozen,
+    "muP": mup,
 }
 
 
@@ -94,7 +103,10 @@ def assert_one_process(name: str, plan: Plan) -> None:
     assert seen == weights.keys()
 
 
-@pytest.mark.parametrize("name", ["next tokens", pytest.param("masked tokens", marks=pytest.mark.full), "classes"])
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in ("next tokens", "masked tokens")]
+
+
+@pytest.mark.parametrize("name", ["muP", "classes", *FULL])
 def test_steps_are_those_of_one_process(name: str) -> None:
     assert_one_process(name, Plan(pipeline=2, microbatches=4))
 

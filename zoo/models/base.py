@@ -189,8 +189,13 @@ class Model(TimmNames, nn.Module):
         """Replace the last layer by a newly initialized single-label classifier; 0 classes: features (head="pool").
 
         The pooling layers before it, such as BERT's pooler, keep their weights unless the model had another kind of
-        head (head="masked_lm").
+        head (head="masked_lm"). `load_report` lists the new ones as initialized.
+
+        Raises: ValueError after `zoo.tasks.initialize_mup`, whose initial values the new layer would not have.
         """
+        if self.mup_base_width is not None:
+            raise ValueError("the new head would not have the initial values of muP, which the model has: call "
+                             "reset_head before zoo.tasks.initialize_mup")  # fmt: skip
         before = self.config.head
         kind = before if before in CLASSIFIER_HEADS else "classify"
         head = "pool" if num_classes == 0 else kind
@@ -205,7 +210,12 @@ class Model(TimmNames, nn.Module):
         self.labels, self.temperature = None, 1.0
         own = {name: weight for name, weight in self.named_parameters() if name.startswith("head.")}
         kept = [name for name in own.keys() & old.keys() if not name.startswith("head.proj")]
-        initialize(self, seed, only=own.keys() - set(kept))
+        fresh = [name for name in own if name not in kept]
+        initialize(self, seed, only=set(fresh))
+        if self.load_report is not None:
+            for names in (self.load_report.mapped, self.load_report.initialized):
+                names[:] = [name for name in names if not name.startswith("head.") or name in kept]
+            self.load_report.initialized += fresh
         with torch.no_grad():
             for name in kept:
                 own[name].copy_(old[name])
@@ -215,6 +225,19 @@ class Model(TimmNames, nn.Module):
         for module in self.modules():
             if isinstance(module, Stack):
                 module.checkpointing = enabled
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """As in torch, for this model or one that it is a part of; `load_report` no longer lists what is loaded as
+        initialized. After `zoo.tasks.initialize_mup` it does: these are values of a run that began with those."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        new = getattr(self.load_report, "initialized", None)
+        if not new or self.mup_base_width is not None:
+            return
+        tied = tied_names(self)
+        names = (name.removeprefix(prefix) for name in state_dict if name.startswith(prefix))
+        loaded = {tied.get(name, name) for name in names}
+        self.load_report.mapped += [name for name in new if tied.get(name, name) in loaded]
+        new[:] = [name for name in new if tied.get(name, name) not in loaded]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """As in torch, which to_empty and the like use; tied parameters stay tied."""

@@ -111,9 +111,9 @@ def mup_rates(model: nn.Module, base_width: int) -> dict[str, float]:
 def initialize_mup(model: nn.Module, base_width: int) -> None:
     """Scale the initial values of a new model to those of muP, in place; once, before it is trained.
 
-    Parameters that were loaded from a file keep their values: those in `model.load_report.initialized` are scaled. A
-    recipe does this by itself. A second call changes nothing. Weights that `load_state_dict` has put into a new model
-    still count as new: load them with `zoo.load`, or after this call.
+    Parameters that were loaded, from a file or by `load_state_dict`, keep their values: those in
+    `model.load_report.initialized` are scaled. A recipe does this by itself. A second call changes nothing. To continue
+    a training loop of your own, call this before `load_state_dict`: the rates are then those of the beginning.
 
     Raises: ValueError as `mup_scales`, and for a model whose values were scaled from another width.
     """
