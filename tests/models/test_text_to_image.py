@@ -109,6 +109,21 @@ def test_maskgit_reads_a_text_once_for_all_images():
         small("maskgit", mixer="s4d", text_sees_image=False)
 
 
+@torch.no_grad()
+def test_maskgit_folders_without_text_sees_image(tmp_path):
+    zoo.save(small("maskgit", text_sees_image=True), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    values = json.loads(file.read_text())
+    assert values["config"].pop("text_sees_image") is True
+    file.write_text(json.dumps(values))
+    loaded = zoo.load(tmp_path / "model")
+    assert loaded.config.text_sees_image is True and zoo.verify(tmp_path / "model").ok
+    close(loaded(**batch("maskgit")), small("maskgit", text_sees_image=True)(**batch("maskgit")))
+    values["config"]["text_sees_image"] = None  # another default would be seen in the outputs
+    file.write_text(json.dumps(values))
+    assert not zoo.verify(tmp_path / "model").ok
+
+
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_one_graph_and_hidden_states(name):

@@ -1,8 +1,9 @@
 """MaskGIT (Chang et al. 2022): a bidirectional stack that fills in masked image tokens, several at a time, here for a
 text that stands before them and does not see them, so that all steps share its keys and values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,11 @@ class MaskGITConfig(TextToImageConfig):
     """
 
     text_sees_image: bool | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. In files saved before `text_sees_image` existed, the text saw the image."""
+        return super().from_dict({"text_sees_image": True, **values})
 
     @property
     def mask_token_id(self) -> int:
