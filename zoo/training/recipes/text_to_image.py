@@ -29,10 +29,11 @@ from zoo.tasks.contrastive import ContrastiveTask
 from zoo.tasks.image_tokenizer import ImageTokenizerTask
 from zoo.training.fit import fit
 from zoo.training.parse import SettingsError
+from zoo.training.recipes import stages
 from zoo.training.recipes.config import ClipSettings, ContrastSettings, TowerSettings
 from zoo.training.recipes.image_config import TokenizerSettings
 from zoo.training.recipes.image_sheets import reconstructions
-from zoo.training.recipes.stages import finish_stage, stage_run
+from zoo.training.recipes.stages import stage_run
 from zoo.training.recipes.text import tokenizer_cache
 from zoo.training.run import Run
 
@@ -116,7 +117,7 @@ def image_tokenizer(run: Run, tokenizer: DiscreteVAE, captions: Splits[ImageText
         return fit(stage, task, batches, plots={"reconstructions": reconstructions},
                    example_command=["zoo", "verify", "{model}"])  # fmt: skip
 
-    trained: Any = load(finish_stage(stage, images, tokenizer, train_it))
+    trained: Any = load(stages.finish_stage(stage, images, tokenizer, train_it))
     return trained
 
 
@@ -224,5 +225,5 @@ def image_ranker(run: Run, text: TextProcessor, captions: Splits[ImageTexts]) ->
         task = ContrastiveTask(model.train(), duplicates=objective.duplicates, optim=optim, seed=run.config.seed)
         return fit(stage, task, batches, example_command=["zoo", "verify", "{model}"])
 
-    trained: Any = load(finish_stage(stage, pairs, model, train_it))
+    trained: Any = load(stages.finish_stage(stage, pairs, model, train_it))
     return trained

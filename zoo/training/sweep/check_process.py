@@ -12,7 +12,7 @@ import json
 import runpy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ from typing import Any
 import torch
 
 import zoo.training.fit as fit  # `from zoo.training import fit` may be the function
-from zoo.data.synthetic import shapes
+from zoo.checkpoints.save import save
+from zoo.data.synthetic import object_scenes, shapes
+from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
+from zoo.training.recipes import scene_judge, stages
+from zoo.training.result import Result
+from zoo.training.run import Run
 from zoo.training.run_dir import RunError
 
 
@@ -61,10 +66,34 @@ def stop_before_training(run: Any, task: Any, *_: Any) -> None:
     raise Checked
 
 
+def untrained_stage(stage: Run, data: Any, model: Model, train: Callable[[], Result]) -> Path:
+    """In place of `finish_stage`: the model of the stage as it is, so that the check reaches the main model."""
+    stage.open(data, model)
+    try:
+        return train().folder / "model"
+    except Checked:
+        return save(model.eval(), Path(stage.config.run_dir) / "model")
+
+
+def nothing(*_: Any) -> None:
+    """In place of what trains beside the model."""
+
+
+REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (fit, "_fit", stop_before_training),
+    (fit, "start_baseline", nothing),
+    (stages, "finish_stage", untrained_stage),
+    (scene_judge, "train", nothing),
+)
+# Data that is made once for all values, which takes longer than most checks.
+CACHED = ((shapes, "make_images"), (object_scenes, "make_object_scenes"))
+
+
 def _main(script: str, file: str) -> int:
-    fit._fit = stop_before_training  # type: ignore[assignment]
-    fit.start_baseline = lambda *_: None
-    shapes.make_images = cache(shapes.make_images)  # made once for all values, which takes longer than most checks
+    for module, name, function in REPLACED:
+        setattr(module, name, function)
+    for module, name in CACHED:
+        setattr(module, name, cache(getattr(module, name)))
     sys.path[0] = str(Path(script).parent)  # as `python script` has it
     try:
         print(json.dumps([check(script, words) for words in json.loads(Path(file).read_text())]))
