@@ -39,6 +39,7 @@ _WHERE = {
     "patch": "interpret.intervene",
     "rollout": "interpret.attention_maps",
     "plot_attention": "interpret.plot",
+    "explore": "interpret.explore.page",
     "generate": "inference.generation.generate",
     "infill": "inference.generation.infill",
     "generate_images": "inference.generation.images",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.audio import add_commands as add_audio
 from zoo.cli.chat import add_commands as add_generation
 from zoo.cli.doctor import main as doctor
+from zoo.cli.explore import add_command as add_explore
 from zoo.cli.export import add_command as add_export
 from zoo.cli.infill import add_command as add_infill
 from zoo.cli.info import add_kind_flags, cost_table, kind_overrides
@@ -90,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_plan(command, describe_model)
     add_predict(command)
+    add_explore(command)
     add_serve(command)
 
     add_generation(command)

@@ -1,0 +1,97 @@
+"""What `zoo explore` does."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoints.load import load
+from zoo.cli.predict_inputs import Reader
+from zoo.interpret.explore import explore
+from zoo.preprocessing.modality import of_file, of_inputs
+from zoo.utils.escape import say
+from zoo.utils.files import WEIGHT_FILES
+
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page; returns the exit status."""
+    sources, words = split(args.source, args.inputs, args.pair is not None)
+    if args.pair and words:
+        raise ValueError(f"--pair and the input {words[0]!r}: give one of them")
+    models = [load(source) for source in sources]
+    for model in models:
+        if args.resample:
+            if not hasattr(model.preprocess, "resample"):
+                raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
+            model.preprocess = replace(model.preprocess, resample=True)
+    inputs: Any = tuple(args.pair) if args.pair else read_inputs(models[0], sources[0], words)
+    page = explore(
+        models, inputs, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
+        names=[Path(source).name if Path(source).exists() else source for source in sources],
+    )  # fmt: skip
+    page.save(args.html)
+    say(f"{args.html} ({len(page.html.encode()) / 1e6:,.1f} MB) shows the attention of {' and '.join(sources)}")
+    return 0
+
+
+def split(source: str, words: Sequence[str], has_input: bool) -> tuple[list[str], list[str]]:
+    """(models, inputs) of a command line: models come first, as folders, weight files or repositories of the hub.
+
+    has_input: whether the input is elsewhere (--pair); otherwise the last word is an input. Raises ValueError without
+    an input.
+    """
+    sources = [source]
+    last = len(words) - (not has_input)
+    while len(sources) <= last and is_model(words[len(sources) - 1]):
+        sources.append(words[len(sources) - 1])
+    rest = list(words[len(sources) - 1 :])
+    if not rest and not has_input:
+        raise ValueError('give an input: zoo explore MODEL "a text" --html page.html, or MODEL cat.png, MODEL talk.wav')
+    if not has_input and (Path(rest[0]).is_dir() if len(rest[0]) < 4096 else False):
+        raise ValueError(f"{rest[0]} is a folder: after the models, give one input, such as a text or an image file")
+    return sources, rest
+
+
+def is_model(word: str) -> bool:
+    """Whether a word after the first model names another one rather than an input."""
+    if len(word) > 1024:
+        return False
+    path = Path(word)
+    if path.exists():
+        return path.is_dir() or path.suffix in WEIGHTS or path.name in WEIGHT_FILES
+    return of_file(word) is None and re.fullmatch(r"(hf-hub:)?\w[\w.-]*/[\w.-]+", word) is not None
+
+
+def read_inputs(model: Any, source: str, words: Sequence[str]) -> Any:
+    """The inputs of `zoo.explore`: a single one is read as `zoo predict` reads it, a text from its file."""
+    modalities = of_inputs(model.inputs)
+    if len(modalities) > 1 or not modalities:
+        return list(words)
+    first = Reader(modalities[0], source).read(words[:1])
+    rows = list(first.rows)
+    if len(rows) != 1 or isinstance(rows[0].item, Exception):
+        problem = rows[0].item if len(rows) == 1 else f"{words[0]} has {len(rows)} inputs: a page shows one"
+        raise ValueError(str(problem))
+    return [rows[0].item, *words[1:]] if len(words) > 1 else rows[0].item
+
+
+def choices(text: str) -> list[str | int]:
+    """Numbers of blocks and names, separated by commas."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise ValueError(f"--layers {text!r}: expected numbers of blocks or names of layers, such as 0,-1")
+    return [int(word) if re.fullmatch(r"-?\d+", word) else word for word in words]
+
+
+def whole_numbers(text: str | None) -> list[int] | None:
+    """Numbers separated by commas."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"-?\d+", word) for word in words):
+        raise ValueError(f"--heads {text!r}: expected numbers of heads, such as 0,3")
+    return [int(word) for word in words]

@@ -1,0 +1,259 @@
+"""What a model computes for the inputs of a page, and what the positions of its maps are."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.inference.generation.generate import generate
+from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_spectrogram
+from zoo.models.bridge.model import Bridge
+from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.whisper.model import Whisper
+from zoo.models.whisper.transcript_tokens import TranscriptTokens
+from zoo.preprocessing.audio import name_of
+from zoo.preprocessing.modality import MODALITIES, of_inputs
+from zoo.preprocessing.multimodal import modality_of
+from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+
+WRITTEN = 64  # tokens of a text that the model writes itself
+TITLE = 200  # characters of a text in the title
+MEL_BINS = 64  # of the spectrogram that is shown of a waveform
+ARGUMENTS = {record.argument: name for name, record in MODALITIES.items()}
+
+
+@dataclass(frozen=True)
+class PreparedInputs:
+    """A batch of one row, and the positions of the stacks that compute it, by the paths of their towers: "" of a model
+    with one stack, "image", "text", "encoder", "decoder". title: the inputs in short."""
+
+    batch: dict[str, Tensor]
+    positions: dict[str, Positions] = field(default_factory=dict)
+    title: str = ""
+
+
+def prepare(model: Any, inputs: Any) -> PreparedInputs:
+    """The batch of the inputs, see `explore`, and what its positions are.
+
+    Raises: ValueError for inputs that the model does not take, or a model without preprocessing; AudioError and others
+        as in `model.preprocess`.
+    """
+    if model.preprocess is None:
+        raise ValueError(
+            f"{type(model).__name__} has no preprocessing, so it cannot read an input: set model.preprocess, such as "
+            f"{of_inputs(model.inputs)[0].processor}"
+        )
+    items = by_modality(model, inputs)
+    title = " | ".join(short(item) for item in items.values())
+    if isinstance(model, EncoderDecoder) and model.decoder is not None:
+        batch, positions = of_encoder_decoder(model, items)
+    elif isinstance(model, Bridge):
+        batch, positions = of_bridge(model, items)
+    elif len(items) == 1 and not hasattr(model, "modalities"):
+        name, item = next(iter(items.items()))
+        batch = one_row(model.preprocess(item), name)
+        positions = {"": positions_of(model, model.preprocess, name, item, batch)}
+    else:
+        batch = one_row(model.preprocess(**{MODALITIES[name].argument: item for name, item in items.items()}))
+        positions = {}
+        for name, item in items.items():
+            own = {tower: batch[key] for tower, key in model.tower_inputs(name).items() if key in batch}
+            positions[name] = positions_of(model.tower(name), getattr(model.preprocess, name), name, item, own)
+    return PreparedInputs(batch, positions, title)
+
+
+# --- Inputs ----------------------------------------------------------------------------------------------------------
+
+
+def by_modality(model: Any, inputs: Any) -> dict[str, Any]:
+    """{"image", "text", "audio" or "target": item} of the inputs of `explore`."""
+    taken = [record.name for record in of_inputs(model.inputs)]
+    writes = isinstance(model, EncoderDecoder) and model.decoder is not None
+    names = {**{MODALITIES[name].argument: name for name in taken}, **({"target": "target"} if writes else {})}
+    if isinstance(inputs, Mapping) and inputs and "array" not in inputs:
+        if unknown := [name for name in inputs if name not in names]:
+            raise ValueError(f"the model takes no {unknown[0]!r}: expected {', '.join(map(repr, names))}")
+        return {names[name]: item for name, item in inputs.items()}
+    items = list(inputs) if isinstance(inputs, list) else [inputs]
+    if writes and isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], str):
+        items = list(inputs)
+    found: dict[str, Any] = {}
+    for item in items:
+        name = taken[0] if len(taken) == 1 and not found else modality_of(item)
+        if name == "text" and writes and (name in found or name not in taken):
+            name = "target"
+        if name not in (*taken, "target"):
+            raise ValueError(f"{short(item)} is of the modality {name}, and {type(model).__name__} takes "
+                             f"{' and '.join(MODALITIES[one].plural for one in taken)}")  # fmt: skip
+        if name in found:
+            raise ValueError(f"a page shows one input, given several of the modality {name}: {short(found[name])} and "
+                             f"{short(item)}")  # fmt: skip
+        found[name] = item
+    if not found:
+        raise ValueError("no input given: expected a text, an image, an audio clip, or a list with one of each")
+    return found
+
+
+def short(item: Any) -> str:
+    """An item in a title."""
+    if isinstance(item, tuple) and all(isinstance(each, str) for each in item):
+        return " | ".join(map(short, item))
+    if isinstance(item, Path):
+        return item.name
+    if not isinstance(item, str):
+        return MODALITIES[modality_of(item)].unnamed
+    text = Path(item).name if modality_of(item) != "text" else " ".join(item.split())
+    return text if len(text) <= TITLE else f"{text[:TITLE]} ..."
+
+
+def one_row(batch: dict[str, Tensor], name: str = "") -> dict[str, Tensor]:
+    """The batch. Raises ValueError for one of several inputs."""
+    if (rows := {len(values) for values in batch.values()}) != {1}:
+        raise ValueError(f"the {name or 'input'} became {max(rows)} rows: a page shows one input")
+    return batch
+
+
+# --- Positions of one stack ------------------------------------------------------------------------------------------
+
+
+def positions_of(tower: Any, processor: Any, name: str, item: Any, batch: Mapping[str, Tensor]) -> Positions:
+    """The positions of a stack that reads one modality. batch: under the names of the tower."""
+    if name == "text":
+        return of_text(processor, batch["input_ids"], batch.get("attention_mask"))
+    if name == "image":
+        return of_image(tower.patches if hasattr(tower, "patches") else tower.tokens, processor.pixels(item))
+    if hasattr(tower, "patches"):
+        return of_spectrogram(tower.patches, processor, batch["input_values"][0])
+    return of_waveform(tower, processor, batch["input_values"][0])
+
+
+def of_text(processor: Any, ids: Tensor, mask: Tensor | None = None) -> Positions:
+    """The tokens of a text [1, N], without padding behind them."""
+    total = count = ids.shape[1]
+    if mask is not None and bool(mask[0].any()):
+        count = int(mask[0].nonzero().max()) + 1
+    return Positions((Tokens(token_texts(processor, ids[0, :count].tolist())),), total)
+
+
+def token_texts(processor: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """Each token as a text; one that is a part of a character by its name in the vocabulary."""
+    texts = []
+    for number in ids:
+        text = processor.decode([number], skip_special=False)
+        name = processor.backend.id_to_token(number) if hasattr(processor.backend, "id_to_token") else None
+        if name is not None and (name.startswith("##") or not text or "\ufffd" in text):
+            text = name
+        texts.append(text)
+    return tuple(texts)
+
+
+def of_waveform(tower: Any, processor: Any, wave: Tensor) -> Positions:
+    """The positions of wav2vec 2.0 and the like over time, over a spectrogram of their own input [S]."""
+    rate, count = processor.sampling_rate, int(tower.frames(len(wave)))
+    shown = SpectrogramFeatureExtractor(feature_type="log_mel", sampling_rate=rate, num_mel_bins=MEL_BINS, mean=0.0,
+                                        std=1.0, frames=math.ceil(len(wave) / (rate // 100)) + 1)  # fmt: skip
+    values = shown.batch([wave.float()])["input_values"][0]
+    frames = max(1, min(len(values), len(wave) * 100 // rate))
+    end = min(1.0, count * math.prod(tower.config.conv_strides) / len(wave))
+    return of_frames(values[:frames], shown, len(wave) / rate, count, count, end)
+
+
+# --- Models of several stacks ----------------------------------------------------------------------------------------
+
+
+def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Positions]]:
+    """The batch of an encoder-decoder with its target text, the one that it writes if none is given."""
+    processor = model.preprocess
+    source = next(name for name in ("image", "audio", "text") if name in items)
+    item = items[source]
+    if isinstance(model, Whisper):
+        wave = processor.load(item, name_of(item, 0), None)
+        batch = processor((wave, processor.sampling_rate))
+        encoder = of_whisper(processor, batch["input_features"], len(wave))
+        decoder = processor.text_processor
+    elif source == "image":
+        batch = one_row(processor(images=item))
+        encoder, decoder = positions_of(model.encoder, processor.image, "image", item, batch), processor.text
+    else:
+        batch = one_row(processor(item), source)
+        encoder = of_text(processor, batch["input_ids"], batch.get("attention_mask"))
+        decoder = processor.for_targets()
+    on_device = {name: x.to(model.device, model.dtype if x.is_floating_point() else None) for name, x in batch.items()}
+    target = items.get("target", items.get("text") if source != "text" else None)
+    if target is None:
+        written = generate(model, **on_device, num_beams=1, max_new_tokens=written_limit(model))
+        ids = written[:, :-1] if written.shape[1] > 1 else written
+    else:
+        ids = torch.tensor([target_ids(model, target)])
+    batch[f"{model.decoder_prefix}input_ids"] = ids.cpu()
+    tokens = of_text(decoder, ids)
+    positions = {"encoder": encoder, "decoder": tokens}
+    if hasattr(model, "text"):  # CoCa, whose class token stands behind the text
+        positions["text"] = Positions((*tokens.parts, Tokens(("[CLS]",))))
+    return batch, positions
+
+
+def written_limit(model: Any) -> int:
+    room: int = model.config.part_of(f"{model.decoder_prefix}input_ids").max_length
+    return max(1, min(WRITTEN, room // 2))
+
+
+def target_ids(model: Any, text: str) -> list[int]:
+    """The tokens that the decoder reads of a target text, from its start token on."""
+    start = model.config.decoder_start_token_id
+    if isinstance(model, Whisper):
+        encoder = TranscriptTokens.of(model)
+        return [encoder.start, *encoder.encode(text)[:-1]]
+    processor = getattr(model.preprocess, "text", model.preprocess)
+    if processor is None:
+        raise ValueError("the model has no tokenizer for a target text: omit it")
+    if hasattr(model, "text"):
+        found: list[int] = processor(text)["input_ids"][0].tolist()
+        return found
+    if model.inputs[0] == "pixel_values":
+        return [start, *processor.backend.encode(text, add_special_tokens=False).ids]
+    return [start, *processor.for_targets()(text)["input_ids"][0, :-1].tolist()]
+
+
+def of_whisper(processor: Any, features: Tensor, samples: int) -> Positions:
+    """The positions of Whisper's encoder that are of the clip, not of the silence behind it. features: [1, F, T]."""
+    total = features.shape[2] // 2
+    count = max(1, min(total, math.ceil(total * samples / processor.max_samples)))
+    seconds = 2 * count * processor.frame_shift / 1000
+    return of_frames(features[0, :, : 2 * count].T, processor, seconds, count, total)
+
+
+def of_bridge(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Positions]]:
+    """The batch of a model that reads an image or a clip among the words of a text."""
+    processor, name = model.preprocess, model.preprocess.encoder
+    if "text" not in items:
+        raise ValueError(f"the model reads a text, with or without {MODALITIES[name].plural}: give one, too")
+    text, item = items["text"], items.get(name)
+    if item is None:
+        batch = one_row(processor(text=text))
+        return batch, {"text": of_text(processor.text, batch["input_ids"], batch.get("attention_mask"))}
+    text = text if processor.token in text else processor.marked(text, 1)
+    batch = one_row(processor(text=text, **{MODALITIES[name].argument: [item]}))
+    own = {tower: batch[key] for tower, key in model.tower_inputs(name).items() if key in batch}
+    ids = batch["input_ids"]
+    tokens = of_text(processor.text, ids, batch.get("attention_mask"))
+    if not hasattr(getattr(processor, name), "pixels") and name == "image":  # tiles
+        return batch, {"text": tokens}
+    fields = positions_of(model.tower(name), getattr(processor, name), name, item, own)
+    return batch, {name: fields, "text": with_fields(tokens, fields, ids[0] == model.config.feature_token_id)}
+
+
+def with_fields(tokens: Positions, fields: Positions, places: Tensor) -> Positions:
+    """The tokens of a text with the patches of its image at their places; the tokens alone if the numbers differ."""
+    patches = fields.parts[-1]
+    inside = places.nonzero().flatten().tolist()
+    if not isinstance(patches, Patches) or len(patches) != len(inside):
+        return tokens
+    texts = [text for part in tokens.parts if isinstance(part, Tokens) for text in part.texts]
+    before, after = texts[: inside[0]], texts[inside[-1] + 1 :]
+    parts = (Tokens(tuple(before)), patches, Tokens(tuple(after)))
+    return Positions(tuple(part for part in parts if len(part)), tokens.total)

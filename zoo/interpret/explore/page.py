@@ -1,0 +1,105 @@
+"""`zoo.explore`: the attention of one or several models as an HTML page."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.interpret.capture import unwrap
+from zoo.interpret.explore.page_data import PageData, Roles, rounded
+from zoo.interpret.explore.strongest import KEYS
+from zoo.interpret.select_layers import Layers
+from zoo.utils.files import write_atomic
+
+FRAME_HEIGHT = 820  # of the page in a notebook, in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPage:
+    """A page of `explore`, which a notebook shows. html: the file, which needs no network and no server."""
+
+    html: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page as a file, and return its path."""
+        write_atomic(path, self.html)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        style = f"width:100%;height:{FRAME_HEIGHT}px;border:0"
+        content = html.escape(self.html, quote=True)
+        return f'<iframe sandbox="allow-scripts" title="Attention" style="{style}" srcdoc="{content}"></iframe>'
+
+
+def explore(
+    models: Any,
+    inputs: Any,
+    *,
+    layers: Layers = "*",
+    heads: int | Sequence[int] | None = None,
+    max_tokens: int | None = None,
+    names: str | Sequence[str] | None = None,
+    roles: Roles | Sequence[Roles | None] | None = None,
+    faithfulness: Any = None,
+) -> AttentionPage:
+    """The attention of a model as a page: tokens, patches or times, and what each of them attends to in every head.
+
+        zoo.explore(model, "the soup was cold").save("page.html")
+
+    The models run unchanged, with their fused kernels. The page has the 32 strongest keys of each query and the sum of
+    the others, as bytes in steps of the square root (`zoo.interpret.explore.strongest`); it works from disk, without a
+    network, and in a notebook. Attention weights show what was mixed, not why a model predicts what it does.
+
+    Args:
+        models: A model with its preprocessing, or a list of models, which are shown side by side with the same inputs;
+            each has its own tokens. Hovering is linked where they have the same ones.
+        inputs: A text, a pair of texts (tuple), an image, or an audio clip, as `model.preprocess` takes it; a list of
+            one of each for models of several towers, such as ["cat.png", "a cat"]; or {"text": ..., "images": ...,
+            "audio": ...}. For an encoder-decoder also its target text, as the second item or as "target":
+            without it the one that the model writes.
+        layers, heads: As in `zoo.capture`.
+        max_tokens: The page shows the first so many tokens of a text, or times of a clip; what they give to later ones
+            counts as the rest. The model reads all of them.
+        names: Of the models on the page. Default: of their variants or classes.
+        roles: {(layer, head): role}, a mapping for each model; layer is the number of a block, or the name of an
+            attention module. `zoo.head_roles` finds them.
+        faithfulness: A table {row: {column: number}}, such as areas under deletion and insertion curves.
+
+    Raises:
+        ValueError: Inputs that a model does not take, layers or heads that it does not have, or that have no attention
+            weights, or maps that are too large for a page.
+    """
+    several = list(models) if isinstance(models, list | tuple) else [models]
+    if not several:
+        raise ValueError("no models given: expected one, or a list of them")
+    titles = [names] if isinstance(names, str) else list(names or map(model_name, map(unwrap, several)))
+    of_models: list[Roles | None] = (
+        [roles] * len(several) if roles is None or isinstance(roles, Mapping) else list(roles)
+    )
+    for option, values in (("names", titles), ("roles", of_models)):
+        if len(values) != len(several):
+            raise ValueError(f"{option}= has {len(values)} entries for {len(several)} models: expected one for each")
+    page = PageData()
+    described = [
+        page.model(unwrap(model), inputs, title, layers, heads, max_tokens, found or {})
+        for model, title, found in zip(several, titles, of_models)
+    ]
+    description = {"keys": KEYS, "models": [each for each, _ in described], "faithfulness": table_of(faithfulness)}
+    return AttentionPage(page.html(f"Attention of {' and '.join(titles)}", described[0][1], description))
+
+
+def model_name(model: Any) -> str:
+    return str(getattr(model, "variant", None) or type(model).__name__)
+
+
+def table_of(faithfulness: Any) -> list[list[Any]] | None:
+    """A mapping {row: {column: number}} as rows with a header. Raises ValueError for anything else."""
+    if faithfulness is None:
+        return None
+    rows = faithfulness if isinstance(faithfulness, Mapping) else None
+    if not rows or not all(isinstance(row, Mapping) and row for row in rows.values()):
+        raise ValueError(f"faithfulness={faithfulness!r:.100}: expected {{method: {{column: number}}}}")
+    columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
+    body = [[str(name), *({str(k): v for k, v in row.items()}.get(c) for c in columns)] for name, row in rows.items()]
+    return [["", *columns], *([cell if isinstance(cell, str) else rounded(cell) for cell in row] for row in body)]

@@ -1,0 +1,161 @@
+"""What the queries and keys of an attention map are: tokens of a text, patches of an image, times of a clip."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.interpret.plot_audio import TICKS, mel_bin
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Positions that are shown as texts."""
+
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def first(self, count: int) -> "Tokens":
+        return Tokens(self.texts[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Positions that are fields of a grid over an image or a spectrogram, row by row.
+
+    Attributes:
+        kind: "image", or "audio" for a spectrogram, whose first row of fields is at the bottom.
+        pixels: uint8 [C, H, W], as it is shown: of a spectrogram the low frequencies are at the bottom.
+        grid: (rows, columns).
+        box: (left, top, right, bottom) of the grid, as fractions of the width and height.
+        seconds: Length of a spectrogram.
+        hertz: [(fraction of the height from the bottom, frequency)], the ticks of a spectrogram.
+    """
+
+    kind: Literal["image", "audio"]
+    pixels: Tensor
+    grid: tuple[int, int]
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    seconds: float | None = None
+    hertz: tuple[tuple[float, float], ...] = ()
+
+    def __len__(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def first(self, count: int) -> "Patches":
+        """The first columns of a grid with one row. Raises ValueError for a grid with several."""
+        if self.grid[0] > 1:
+            raise ValueError(
+                f"max_tokens={count}: the {self.kind} has {self.grid[0]} x {self.grid[1]} patches, which are shown "
+                "all or not: choose layers= or heads=, or load the model for a smaller input"
+            )
+        left, top, right, bottom = self.box
+        end = left + (right - left) * count / self.grid[1]
+        width = max(1, min(self.pixels.shape[2], math.ceil(end * self.pixels.shape[2])))
+        part = width / self.pixels.shape[2]
+        return replace(self, pixels=self.pixels[..., :width], grid=(1, count),
+                       box=(left / part, top, min(1.0, end / part), bottom),
+                       seconds=None if self.seconds is None else self.seconds * part)  # fmt: skip
+
+
+Part = Tokens | Patches
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """The positions of one side of a map: parts in their order. total: of the model, if not all are shown."""
+
+    parts: tuple[Part, ...]
+    total: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        if not self.total:
+            object.__setattr__(self, "total", len(self))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def first(self, count: int | None) -> "Positions":
+        """The first `count` positions; None for all."""
+        if count is None or count >= len(self):
+            return self
+        parts: list[Part] = []
+        for part in self.parts:
+            left = count - sum(map(len, parts))
+            if left > 0:
+                parts.append(part if len(part) <= left else part.first(left))
+        return Positions(tuple(parts), self.total)
+
+    def geometry(self) -> tuple[tuple[int, int] | None, int]:
+        """(grid, prefix) for distances: those of patches after other tokens, or (None, 0) for a sequence."""
+        *before, last = self.parts or (Tokens(()),)
+        if isinstance(last, Patches) and not any(isinstance(part, Patches) for part in before):
+            return last.grid, sum(map(len, before))
+        return None, 0
+
+
+def numbered(count: int, name: str = "") -> Positions:
+    """Positions that have only their numbers."""
+    return Positions((Tokens(tuple(f"{name} {i}".strip() for i in range(count))),))
+
+
+def prefix_names(patches: Any) -> Tokens:
+    """The tokens before the patches: class token, distillation token, registers."""
+    count = getattr(patches, "prefix", 0)
+    named = ["[CLS]"] * (getattr(patches, "cls", None) is not None)
+    named += ["[DIST]"] * (getattr(patches, "dist", None) is not None)
+    return Tokens(tuple([*named, *(f"[REG{i}]" for i in range(count - len(named)))][:count]))
+
+
+def of_image(patches: Any, pixels: Tensor) -> Positions:
+    """The positions of a vision transformer: pixels uint8 [C, H, W], as its patch embedding takes them."""
+    grid = patches.grid_for(tuple(pixels.shape[1:])) if hasattr(patches, "grid_for") else patches.grid
+    box = grid_box(grid, patches.patch_size, patches.stride or patches.patch_size, tuple(pixels.shape[1:]))
+    return Positions((prefix_names(patches), Patches("image", pixels, grid, box)))
+
+
+def grid_box(
+    grid: Sequence[int], patch: Sequence[int], stride: Sequence[int], size: Sequence[int]
+) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a grid as fractions of (height, width): each field is in the middle of its patch,
+    and as large as the step to the next."""
+    (top, bottom), (left, right) = (
+        ((p - s) / 2 / edge, min(1.0, ((p - s) / 2 + n * s) / edge)) for n, p, s, edge in zip(grid, patch, stride, size)
+    )
+    return left, top, right, bottom
+
+
+def of_spectrogram(patches: Any, extractor: Any, values: Tensor) -> Positions:
+    """The positions of AST over a spectrogram [T, F]; extractor: its preprocessing."""
+    frames, bins = values.shape
+    left, low, right, high = grid_box(patches.grid, patches.patch_size, patches.stride, (bins, frames))
+    seconds = frames * extractor.frame_shift / 1000
+    fields = Patches("audio", spectrogram_pixels(values, extractor), patches.grid, (left, 1 - high, right, 1 - low),
+                     seconds, frequency_ticks(extractor, bins))  # fmt: skip
+    return Positions((prefix_names(patches), fields))
+
+
+def of_frames(values: Tensor, extractor: Any, seconds: float, columns: int, total: int, end: float = 1.0) -> Positions:
+    """The positions of an encoder over time, over a spectrogram [T, F]. end: where the last one ends in it."""
+    ticks = frequency_ticks(extractor, values.shape[1])
+    fields = Patches("audio", spectrogram_pixels(values, None), (1, columns), (0.0, 0.0, end, 1.0), seconds, ticks)
+    return Positions((fields,), total)
+
+
+def spectrogram_pixels(values: Tensor, extractor: Any) -> Tensor:
+    """A spectrogram [T, F] as gray levels uint8 [1, F, T], low frequencies at the bottom; padding is black."""
+    low, high = (values.float().quantile(q) for q in (0.02, 0.995))
+    shown = ((values - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    if extractor is not None:
+        shown[(values + extractor.mean / extractor.std).abs().amax(1) < 1e-4] = 0
+    return (255 * shown.T.flip(0)).round().to(torch.uint8)[None]
+
+
+def frequency_ticks(extractor: Any, bins: int) -> tuple[tuple[float, float], ...]:
+    found = [((mel_bin(extractor, bins, hertz) + 0.5) / bins, float(hertz)) for hertz in TICKS]
+    return tuple((place, hertz) for place, hertz in found if 0 <= place <= 1)
