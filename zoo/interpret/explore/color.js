@@ -28,7 +28,7 @@ function onPage(share) {
 
 // [red, green, blue, opacity] over an image, which stays visible where there is little attention.
 function onImage(share) {
-  return [...viridis(share), 0.1 + 0.75 * share];
+  return [...viridis(share), 0.85 * share];
 }
 
 // The color of text on a weight.

@@ -65,7 +65,9 @@ async function openAddress() {
     await panel.select(found ?? { group: 0, layer: 0, head: 0 }, true);
     const held = ["query", "key"].filter((side) => state.has(side)).map((side) => ({ side: side === "key" ? "keys" : "queries", index: number(side) }))[0];
     const view = held && (held.side === "keys" ? panel.keys : panel.queries);
-    if (own && held && held.index >= 0 && held.index < view.count) {
+    const meant = panels[number("model") ?? 0] ?? panel;
+    const same = panel === meant || (link.checked && meant.heads && alike(meant, panel, held?.side ?? "queries"));
+    if (found && held && same && held.index >= 0 && held.index < view.count) {
       if (panel.group.same) panel.direction.select.value = held.side;
       panel.held = held;
       panel.setActive(held, true);

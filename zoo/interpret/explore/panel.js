@@ -273,7 +273,7 @@ class MatrixView {
     this.lines = [element("div", { class: "line row" }), element("div", { class: "line column" })];
     this.frame = element("div", { class: "matrix" }, this.canvas, ...this.lines);
     this.element = element("figure", { "aria-hidden": "true" }, this.frame,
-      element("figcaption", {}, "Queries from top to bottom, keys from left to right"));
+      element("figcaption", {}, `Queries from top to bottom, keys from left to right; blank: not among the ${description.keys} strongest keys`));
     this.canvas.addEventListener("pointermove", (event) => event.pointerType === "mouse" && hover(...this.find(event)));
     this.canvas.addEventListener("pointerleave", () => hover(null, null));
     this.canvas.addEventListener("click", (event) => pick(this.find(event)[0]));
