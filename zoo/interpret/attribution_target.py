@@ -1,0 +1,163 @@
+"""Which number of a model's output is explained: the score of a class, of a token at a position, or a similarity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.inference.probabilities import activated
+from zoo.interpret.scored_inputs import ScoredInputs, tokenizer_of
+from zoo.models.contrast.model import ContrastiveOutput
+from zoo.models.encoder_decoder import EncoderDecoder
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The classes [B] of outputs [B, C], or at `positions` [B] of outputs [B, N, C]; both None for similarities.
+
+    labels: their names.
+    """
+
+    classes: Tensor | None
+    positions: Tensor | None
+    labels: list[str]
+
+    def scores(self, output: Any, rows: Tensor) -> Tensor:
+        """The scores [R] (logits, or similarities times their scale) in the output of some rows [R]."""
+        if self.classes is None:
+            scores: Tensor = output.logit_scale * similarities(output)
+            return scores if output.logit_bias is None else scores + output.logit_bias
+        return self.of_rows(output, rows).gather(1, self.classes[rows][:, None])[:, 0]
+
+    def probabilities(self, model: Any, output: Any, rows: Tensor) -> Tensor:
+        """The probabilities [R], float32: the values of a regression, and cosine similarities, as they are."""
+        if self.classes is None:
+            return similarities(output).float()
+        found = self.of_rows(output, rows).float()
+        found = activated(model, found) if model.config.head == "classify" else found.softmax(-1)
+        return found.gather(1, self.classes[rows][:, None])[:, 0]
+
+    def of_rows(self, output: Tensor, rows: Tensor) -> Tensor:
+        """The outputs [R, C] of the classes; with head="qa", over all tokens as the classes."""
+        if self.positions is None:
+            return output
+        return output[torch.arange(len(output), device=output.device), self.positions[rows]]
+
+
+def similarities(output: ContrastiveOutput) -> Tensor:
+    """The cosine similarity [R] of the two inputs of each row. Raises ValueError for different numbers of them."""
+    one, other = (output.features(name) for name in output.present)
+    if len(one) != len(other):
+        first, second = output.present
+        raise ValueError(
+            f"{len(one)} inputs of {first} and {len(other)} of {second}: expected pairs, one of each in a row"
+        )
+    return (one * other).sum(-1)
+
+
+def find_target(inputs: ScoredInputs, target: Any) -> Target:
+    """The target of each row.
+
+    Args:
+        inputs: The inputs.
+        target: A class by its number or name, or (position, class) for outputs at every token, where a position may be
+            negative; a list of these, one for each row. None: the class or token with the highest score, after the last
+            token of a language model, and at the mask of a masked one.
+
+    Raises: ValueError for a target that the model does not have.
+    """
+    every = torch.arange(inputs.rows, device=inputs.model.device)
+    with torch.no_grad():
+        output = inputs.run(every)
+    if isinstance(output, ContrastiveOutput):
+        if target is not None:
+            raise ValueError(
+                f"target={target!r}: the score of a contrastive model is the similarity of its inputs; omit it"
+            )
+        similarities(output)
+        first, second = output.present
+        return Target(None, None, [f"similarity of {first} and {second}"] * inputs.rows)
+    head = inputs.model.config.head
+    if not isinstance(output, Tensor) or head in (None, "pool", "qa") or output.ndim not in (2, 3):
+        raise ValueError(f"the model has head={head!r}: expected scores of classes or tokens (head='classify', "
+                         "'token', 'ctc', 'lm' or 'masked_lm') or a contrastive model")  # fmt: skip
+    given = list(target) if isinstance(target, list | Tensor) else [target] * inputs.rows
+    if len(given) != inputs.rows:
+        raise ValueError(f"{len(given)} targets for {inputs.rows} rows: expected one for each")
+    pairs = [one if isinstance(one, tuple) else (None, one) for one in given]
+    positions = None
+    if output.ndim == 3:
+        positions = torch.stack([position_of(inputs, head, row, pair[0], output) for row, pair in enumerate(pairs)])
+        output = output[every, positions]
+    elif any(pair[0] is not None for pair in pairs):
+        raise ValueError(f"target={target!r}: the model has one output for each input, so its target is a class")
+    if output.shape[1] == 1:
+        pairs = [(None, 0 if one is None else one) for _, one in pairs]
+    elif head == "classify" and inputs.model.config.resolved_problem_type == "regression" and (None, None) in pairs:
+        raise ValueError(f"a regression of {output.shape[1]} values needs target=, the number of one")
+    classes = [class_of(inputs.model, one, output[row]) for row, (_, one) in enumerate(pairs)]
+    return Target(every.new_tensor(classes), positions, [name_of(inputs.model, number) for number in classes])
+
+
+def position_of(inputs: ScoredInputs, head: str, row: int, position: Any, output: Tensor) -> Tensor:
+    """The position of the output that is explained, as a tensor of one number."""
+    tokens = list(inputs.parts.values())[-1]
+    if position is not None:
+        if type(position) is not int or not -output.shape[1] <= position < output.shape[1]:
+            raise ValueError(f"target: position {position!r} is out of range: row {row} has {output.shape[1]} outputs")
+        found = torch.tensor(position % output.shape[1], device=output.device)
+        if tokens.keep.shape[1] == output.shape[1] and not bool(tokens.keep[row, found]):
+            raise ValueError(f"target: position {position} of row {row} is padding")
+        return found
+    if head == "lm":
+        return tokens.keep[row].nonzero()[-1, 0]
+    tokenizer = tokenizer_of(inputs.model)
+    mask = None if tokenizer is None or head != "masked_lm" else tokenizer.id("mask")
+    if mask is None:
+        raise ValueError(f"a model with head={head!r} has outputs at every token: expected target=(position, class)")
+    places = (inputs.batch[tokens.key][row] == mask).nonzero()
+    if len(places) != 1:
+        raise ValueError(f"row {row} has {len(places)} mask tokens: expected one, or target=(position, token)")
+    return places[0, 0]
+
+
+def class_of(model: Any, target: Any, scores: Tensor) -> int:
+    """The number of a class or token. Raises ValueError if it is out of range or not known."""
+    if target is None:
+        return int(scores.argmax())
+    if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
+        target = int(target)
+    if isinstance(target, str):
+        if model.config.head in ("lm", "masked_lm", "ctc"):
+            return token_of(model, target)
+        if target not in (model.labels or []):
+            names = ", ".join(map(repr, (model.labels or [])[:8])) or "none, so give its number"
+            raise ValueError(f"target={target!r} is not a class of the model: its names are {names}")
+        return int(model.labels.index(target))
+    if type(target) is not int or not 0 <= target < len(scores):
+        raise ValueError(f"target={target!r} is out of range: expected a class from 0 to {len(scores) - 1}")
+    return target
+
+
+def token_of(model: Any, text: str) -> int:
+    """The only token of a text. Raises ValueError for several."""
+    processor = tokenizer_of(model)
+    if processor is None:
+        raise ValueError(f"target={text!r}: the model has no tokenizer; give the number of a token")
+    if (whole := processor.backend.token_to_id(text)) is not None:
+        return int(whole)
+    source = processor.for_targets() if isinstance(model, EncoderDecoder) else processor
+    ids: Sequence[int] = source.backend.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise ValueError(f"target={text!r} has {len(ids)} tokens: expected one, of which the score is explained")
+    return ids[0]
+
+
+def name_of(model: Any, number: int) -> str:
+    """The name of a class or the text of a token."""
+    if model.config.head in ("lm", "masked_lm"):
+        processor = tokenizer_of(model)
+        return str(number) if processor is None else processor.decode([number], skip_special=False)
+    return str(number) if model.labels is None or number >= len(model.labels) else model.labels[number]
