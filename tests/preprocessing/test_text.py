@@ -1,6 +1,7 @@
 """Texts to ids and back, what is refused, tokenizers learned from texts, and transformers' on the same files."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,15 +114,27 @@ def test_bytes_know_every_letter(bytes_):
     assert bytes_.decode(bytes_.encode(text)) == text and "token_type_ids" not in bytes_(text)
 
 
-@pytest.mark.parametrize("kind, size", [("wordpiece", 120), ("bpe", 300), ("seq2seq", 300)])
-def test_equal_texts_give_equal_tokenizers_in_every_process(tmp_path, kind, size):
-    here = train(kind, TEXTS, size).tokenizer
+SIZES = {"wordpiece": 120, "bpe": 300, "seq2seq": 300}
+IN_A_PROCESS = """
+import json, sys
+from pathlib import Path
+from zoo.preprocessing.tokenizer_training import train
+sizes = json.loads(sys.argv[2])
+print(json.dumps({kind: train(kind, Path(sys.argv[1]), size).tokenizer for kind, size in sizes.items()}))
+"""
+
+
+def test_equal_texts_give_equal_tokenizers_in_every_process(tmp_path):
+    """Also where sets of texts have another order."""
+    here = {kind: train(kind, TEXTS, size).tokenizer for kind, size in SIZES.items()}
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(TEXTS))
-    assert train(kind, file, size).tokenizer == here == train(kind, [file], size).tokenizer
-    script = f"from pathlib import Path; from zoo.preprocessing.tokenizer_training import train; print(train({kind!r}, Path({str(file)!r}), {size}).tokenizer, end='')"  # noqa: E501
-    there = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout for _ in range(2)]
-    assert there == [here, here]
+    for texts in (file, [file]):
+        assert {kind: train(kind, texts, size).tokenizer for kind, size in SIZES.items()} == here
+    words, own = [sys.executable, "-c", IN_A_PROCESS, str(file), json.dumps(SIZES)], os.environ.get("PYTHONHASHSEED")
+    seed = "2" if own == "1" else "1"
+    done = subprocess.run(words, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True)
+    assert done.stdout and json.loads(done.stdout) == here, done.stderr
 
 
 def test_the_tokenizer_of_source_and_target_texts_ends_each_of_them():
