@@ -31,7 +31,7 @@ from zoo.nn.registry import register_custom
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_decoding_equals_the_full_forward_or_raises(kind, position, groups, windowed):
-    stack, x, mask = decoder(kind, groups), tokens(), CAUSAL & Window(3, 0) if windowed else CAUSAL
+    stack, x, mask = decoder(kind, groups, depth=1), tokens(), CAUSAL & Window(3, 0) if windowed else CAUSAL
     if kind not in SCORED and (position in ("alibi", "buckets") or windowed):
         with pytest.raises(ValueError, match=kind):
             decode(stack, x, [1] * N, position, mask=mask)

@@ -40,12 +40,12 @@ def test_more_features_approximate_softmax_better(kind, causal):
     mask = CAUSAL if causal else None
     target = exact(kind, q, k, CAUSAL.dense(24, 24) if causal else None)
     errors = []
-    for features in (16, 64, 256, 1024, 4096):
+    for features in (16, 64, 256, 1024):
         squares = [(random_core(kind, features, s).weights(q, k, mask) - target).square().mean() for s in SEEDS]
         errors.append(torch.stack(squares).mean().sqrt())
     for few, many in itertools.pairwise(errors):
         assert many < 0.7 * few, errors  # four times the features halve the error
-    assert errors[-1] < 0.05 * target.max()
+    assert errors[-1] < 0.1 * target.max()
 
 
 def kernel(core: Core, q: Tensor, k: Tensor) -> Tensor:

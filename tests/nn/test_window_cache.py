@@ -56,7 +56,7 @@ def bytes_of(state: StackState) -> int:
 def test_long_texts_decode_like_the_full_forward(kind, position, groups):
     stack, x = decoder(kind, groups), tokens(N)
     y = stack(x, context(position, 0, N))
-    for sizes in CHUNKS:
+    for sizes in CHUNKS if groups == 2 else CHUNKS[1:]:  # one by one takes the longest
         state = stack.new_state(BATCH, 4, x)
         assert all(type(layer.mixer) is WindowCache for layer in state)
         torch.testing.assert_close(decode(stack, x, sizes, position, state), y, atol=2e-5, rtol=0)
