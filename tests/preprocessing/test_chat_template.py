@@ -190,14 +190,17 @@ NESTED = "{% for a in range(9999) %}" * 5 + "{% endfor %}" * 5
     ("{{ ''.__class__.__mro__[1].__subclasses__() }}", r"chat_template\.jinja: the chat template was stopped.*unsafe"),
     ("{{ messages.append(1) }}", "stopped"), ("{{ cycler.__init__.__globals__.os.system('id') }}", "stopped"),
     ("{{ namespace(__class__=1) }}", "sets the attribute '__class__'"),
-    (FOREVER, "1,000,000 turns of loops and calls"), (NESTED, "1,000,000 turns"),
+    (FOREVER, "20,000 turns of loops and calls"), (NESTED, "20,000 turns"),
     ("{% for m in messages recursive %}{{ loop(messages) }}{{ loop(messages) }}{% endfor %}", "turns|Recursion"),
     ("{{ range(999999999) }}", "Range too big"), ("{{ 'a' * 10 ** 9 }}", r"the result of \* has more"),
     ("{{ 9 ** 99999999 }}", r"the result of \*\*"), ("{{ [0] * 10 ** 9 }}", "has more"),
     ("{% set a = 'a' * 10 ** 6 %}{% for i in range(11) %}{{ a }}{% endfor %}", "writes more than 10,000,000"),
     ("a\n{% if %}", r"chat_template\.jinja, line 2: .*cannot be read"), ("{% unknown %}", "line 1"),
 ])  # fmt: skip
-def test_a_template_that_runs_code_or_for_ever_is_refused(template: str, message: str) -> None:
+def test_a_template_that_runs_code_or_for_ever_is_refused(
+    template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_STEPS", 20_000)  # a million take seconds
     with pytest.raises(ValueError, match=message) as caught:
         processor(template).apply_chat_template([USER], tokenize=False)
     assert isinstance(caught.value, zoo.LoadError) or "Recursion" in str(caught.value)
