@@ -92,7 +92,8 @@ def speech_task() -> CTCTask:
 
 
 def pairs_task(**options: Any) -> ContrastiveTask:
-    return ContrastiveTask(zoo.contrast(image="vit_cifar_tiny", text="bert_tiny"), **options)
+    image = {"name": "vit_cifar_tiny", "width": 32, "depth": 2, "heads": 2}
+    return ContrastiveTask(zoo.contrast(image=image, text={"name": "bert_tiny"} | TEXT), **options)
 
 
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
