@@ -1,5 +1,6 @@
 """A full or read-only disk under the run folder is one line with the path, and the last checkpoint remains whole."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import assert_same, checkpoint, status, tiny_run
+from tiny_run import assert_same, checkpoint, in_child, status, tiny_run
 
 from zoo.training import run_dir
 from zoo.training.checkpoint_files import AtomicCheckpointIO, damage
@@ -118,24 +119,33 @@ def test_other_errors_keep_their_type(tmp_path: Path) -> None:
         raise fails(errno.ENOSPC, Path("/elsewhere/cache"))
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from tiny_run import status, tiny_run
-sys.exit(status(lambda: tiny_run(Path(sys.argv[2]), "steps=40", "checkpoint_every=2", "log_every=1")))
-"""
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x20000  # CLONE_NEWUSER and CLONE_NEWNS of unshare(2)
+NOT_ALLOWED = 3
+
+
+def run_on_small_disk(folder: Path, errors: Path) -> None:
+    """For a forked process: mounts a disk of 300 kB at a folder, as `unshare -rm` lets users, and runs there."""
+    user, group, libc = os.getuid(), os.getgid(), ctypes.CDLL(None)
+    if libc.unshare(NEW_USER | NEW_MOUNTS):
+        os._exit(NOT_ALLOWED)
+    try:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path("/proc/self", name).write_text(text)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", folder], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        os._exit(NOT_ALLOWED)
+    with errors.open("w") as sys.stderr:
+        code = status(lambda: tiny_run(folder / "run", "steps=40", "checkpoint_every=2", "log_every=1"))
+    os._exit(code)
 
 
 def test_a_real_disk_of_300_kb(tmp_path: Path) -> None:
     """On a file system of its own, where the user may mount one."""
-    tests = Path(__file__).parents[1]
-    mount = f"mount -t tmpfs -o size=300k none {tmp_path} && exec {sys.executable} -c '{SCRIPT}' {tests} {tmp_path}/run"
-    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
-        pytest.skip("needs a user namespace")
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, text=True)
-    if "mount" in done.stderr:
-        pytest.skip("cannot mount a file system")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+    (tmp_path / "disk").mkdir()
+    code = in_child(run_on_small_disk, tmp_path / "disk", tmp_path / "errors.txt")
+    if code == NOT_ALLOWED:
+        pytest.skip("needs a user namespace that can mount a file system")
+    lines = (tmp_path / "errors.txt").read_text().splitlines()
+    assert code == 2, lines
+    assert lines[-1].startswith("error: ") and "No space left on device" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
