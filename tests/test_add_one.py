@@ -93,10 +93,10 @@ class Copy:
         return [f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}" for case in cases]
 
     def new_rows(self) -> list[str]:
-        """The rows that came to the tables of the documentation. No other row has changed."""
+        """The rows that came to the tables of the documentation. No other row differs from those of the repository."""
         new = self.rows()
         came = [row for row in new if row not in self.tables]
-        assert [row for row in new if row not in came] == self.tables
+        assert [row for row in new if row not in came] == self.tables, "run: python tests/tables.py --write"
         return came
 
 

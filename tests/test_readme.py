@@ -57,6 +57,12 @@ def test_links_of_the_readme_lead_to_files():
         assert (ROOT / link.partition("#")[0]).exists(), link
 
 
-@pytest.mark.parametrize("name", list(tables.TABLES))
+# The others take 20 seconds: tests/test_add_one.py makes them too, and finds each row that differs from the page.
+QUICK = ("recipes", "options")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name not in QUICK)) for name in tables.TABLES]
+)
 def test_tables_are_those_of_the_code(name):
     assert tables.written(name) == tables.TABLES[name][1](), "run: python tests/tables.py --write"
