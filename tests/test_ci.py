@@ -43,7 +43,7 @@ def test_run_checks_and_passes_its_arguments_to_pytest(ci):
     programs = [line.partition(" (")[0] for line in ran]
     assert [p for p in programs if p.startswith("ruff")] == ["ruff check .", "ruff format --check ."]
     assert len([p for p in programs if p.startswith("mypy --cache-dir")]) == 1
-    assert "python -m pytest -n 2 --family-times -k masks" in programs
+    assert "python -m pytest -n 2 --dist worksteal --family-times -k masks" in programs
 
 
 @pytest.mark.parametrize("program", ["mypy", "pytest"])
@@ -63,7 +63,7 @@ def test_full_runs_every_step_and_says_what_is_skipped(ci):
     assert status == 0, output
     assert all(f"| {step} | ok |" in output for step in ("run", "benchmarks", "attack", "mutants"))
     for command in (
-        "pytest -n 2 --family-times -r s",
+        "pytest -n 2 --dist worksteal --family-times -r s",
         "benchmarks/smoke.py",
         "benchmarks/attack.py",
         "benchmarks/mutants.py",
