@@ -16,6 +16,8 @@ from zoo.parallel import Plan, batch_mesh, parallelize
 # Their mixers are recurrences over channels, or they have convolutions and recurrent networks alone.
 UNDIVIDED = ("dvae", "mamba", "mamba2", "retnet", "rnn_seq2seq", "rwkv")
 SOME = ("clip", "coca", "gemma", "idefics", "longformer", "t5", "wav2vec2")  # of each kind, for four processes
+# Nothing of copies looks into a model: those whose loss is of pairs, with tied weights, or without a transformer.
+COPIED = (*SOME, "bridge", "contrast", "dalle", "dvae", "gpt2", "rnn_seq2seq", "rwkv", "siglip")
 DIVIDED = tuple(name for name in FAMILIES if name not in UNDIVIDED)
 
 
@@ -54,7 +56,8 @@ def differences(rank: int, plan: Plan, names: tuple[str, ...]) -> dict[str, floa
 
 
 PLANS = {
-    "copies": (Plan(data=2), FAMILIES),
+    "copies": (Plan(data=2), COPIED),
+    "copies of all": (Plan(data=2), FAMILIES),
     "shards": (Plan(shard=2), FAMILIES),
     "copies of shards": (Plan(data=2, shard=2), SOME),
     "heads": (Plan(tensor=2), DIVIDED),
