@@ -43,6 +43,7 @@ _WHERE = {
     "attribute": "interpret.attribution",
     "faithfulness": "interpret.faithfulness",
     "deciding_sentences": "interpret.deciding_sentences",
+    "head_roles": "interpret.roles.head_roles",
     "generate": "inference.generation.generate",
     "infill": "inference.generation.infill",
     "generate_images": "inference.generation.images",
