@@ -44,6 +44,8 @@ _WHERE = {
     "faithfulness": "interpret.faithfulness",
     "deciding_sentences": "interpret.deciding_sentences",
     "head_roles": "interpret.roles.head_roles",
+    "head_importance": "interpret.head_importance",
+    "prune": "interpret.prune",
     "generate": "inference.generation.generate",
     "infill": "inference.generation.infill",
     "generate_images": "inference.generation.images",

@@ -12,9 +12,8 @@ from zoo.models.base import Model
 from zoo.models.bridge.config import ENCODERS, BridgeConfig
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
-from zoo.models.registry import family
+from zoo.models.registry import build, family
 from zoo.models.tower_config import Part
-from zoo.nn.init import skip_init
 from zoo.preprocessing.text import TextProcessor, parse_tokenizer
 from zoo.utils.errors import did_you_mean
 
@@ -88,9 +87,9 @@ def encoder_tower(modality: str, source: Source, seed: int) -> Model:
 
 def encoder_alone(model: EncoderDecoder) -> Model:
     """The encoder of an encoder-decoder model, with its processor without the tokenizer of the decoder."""
-    config = model.config.replace(head=None, decoder_depth=0)
-    with torch.device("meta"), skip_init():
-        found: Any = family(model.family).model(config)
+    pruned = {name: heads for name, heads in (model.config.pruned_heads or {}).items() if name.startswith("encoder.")}
+    config = model.config.replace(head=None, decoder_depth=0, pruned_heads=pruned or None)
+    found: Any = build(family(model.family), config)
     found.encoder = model.encoder
     found.train(model.training)
     processor: Any = model.preprocess

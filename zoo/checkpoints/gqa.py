@@ -65,6 +65,9 @@ def average(tensor: Tensor, groups: int, heads: int) -> Tensor:
 
 def check_family(model: Model) -> None:
     """Raise ValueError for a model whose key and value heads cannot be averaged."""
+    if model.config.pruned_heads:
+        raise ValueError("heads were removed from this model (pruned_heads), so its layers have different numbers of "
+                         "them: convert the whole model, and remove heads after that")  # fmt: skip
     if model.config.parts:
         raise ValueError(f"a {model.family} model has several towers ({', '.join(model.config.parts)}): convert a "
                          f"model of one tower, and combine it with others by zoo.contrast")  # fmt: skip

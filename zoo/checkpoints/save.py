@@ -221,6 +221,8 @@ def check_export(model: Model, format: str) -> None:
 
 def export_problem(model: Model) -> str | None:
     """Why no other library can express a model, and what to train instead; None if one can. Only the config counts."""
+    if problem := pruned_heads_problem(model.config):
+        return problem
     target = _target_family(model)
     problems = []
     for format in (name for name in FORMATS if target.mappings.get(name)):
@@ -230,6 +232,14 @@ def export_problem(model: Model) -> str | None:
         except ValueError as error:
             problems.append(str(error))
     return min(problems, key=len, default=f"no other library has models of the family {model.family!r}")
+
+
+def pruned_heads_problem(config: Config) -> str | None:
+    """Why no other library can express a config of which heads were removed; None if there are all."""
+    if not any(own.pruned_heads for own in (config, *config.parts.values())):
+        return None
+    return ("no other library has a field for the heads that each layer keeps (pruned_heads): zoo.save writes the "
+            'model, and format="onnx" its forward pass')  # fmt: skip
 
 
 def _target_family(model: Model) -> Family:
@@ -262,6 +272,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         known = [*(name for name in FORMATS if target.mappings.get(name)), "onnx"]
         near = did_you_mean(str(format), known)
         raise ValueError(f"{model.family} models cannot be exported to {format!r} (formats: {', '.join(known)}){near}")
+    if problem := pruned_heads_problem(model.config):
+        raise ValueError(f"{format}: {problem}")
     values, mapping, config = FORMATS[format].describe(model, target)
     files: dict[str, Any] = {open_clip.CONFIG if format == "open_clip" else "config.json": values}
     if format == "transformers" and model.preprocess is not None:

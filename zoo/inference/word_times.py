@@ -51,7 +51,7 @@ def word_times(
     """
     if not ids:
         return []
-    heads = heads or last_half(model)
+    heads = kept_heads(model, heads) or kept_heads(model, last_half(model))
     ends = end_ids(model, "model")
     everything = torch.tensor([[*prefix, *ids, *ends[:1]]], device=memory.device)
     rows = slice(len(prefix) - 1, len(prefix) + len(ids))  # of the tokens before each one, and before the end
@@ -74,6 +74,17 @@ def last_half(model: Whisper) -> list[tuple[int, int]]:
     """All heads of the last half of the decoder's layers."""
     own = model.config.side("decoder")
     return [(layer, head) for layer in range(own["depth"] // 2, own["depth"]) for head in range(own["heads"])]
+
+
+def kept_heads(model: Whisper, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(layer, head) pairs of the whole model as those of the same heads in one without some heads (`zoo.prune`)."""
+    assert model.decoder is not None
+    found = []
+    for layer, head in heads:
+        kept: Any = model.decoder.blocks[layer].cross.kept_heads  # type: ignore[union-attr]
+        if kept is None or head in kept:
+            found.append((layer, head if kept is None else kept.index(head)))
+    return found
 
 
 def cross_attention(

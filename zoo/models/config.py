@@ -98,7 +98,9 @@ CLASSIFIER_HEADS = ("classify", "token")
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 # Fields that the first saved folders do not have, with their defaults. Saved only if they differ from these.
-ADDED_LATER: dict[str, Any] = {"problem_type": None, "pre_norm": False, "cut_edges": False, "position_antialias": True}
+ADDED_LATER: dict[str, Any] = {
+    "problem_type": None, "pre_norm": False, "cut_edges": False, "position_antialias": True, "pruned_heads": None,
+}  # fmt: skip
 
 # Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (
@@ -110,9 +112,14 @@ PROBABILITIES = ("dropout", "attention_dropout", "drop_path")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base class of all model configs: frozen, compared by value, and equal after a round trip through JSON."""
+    """Base class of all model configs: frozen, compared by value, and equal after a round trip through JSON.
+
+    pruned_heads: {name of an attention, "blocks.0.mixer": numbers of its query heads that were removed}, see
+    `zoo.prune`.
+    """
 
     head: str | None = None
+    pruned_heads: Mapping[str, Any] | None = None
 
     # What libraries for transformers' models, such as peft, read of a config.
     model_type: ClassVar[str] = "zoo"
@@ -122,6 +129,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_pruned_heads(self.pruned_heads)
         self.check_ranges()
 
     def check_ranges(self) -> None:
@@ -215,6 +223,15 @@ class Config:
             if name not in cls.names():
                 hint = did_you_mean(name, cls.names(), foreign_names(cls.names()))
                 raise ValueError(f"{cls.__name__} has no field {name!r}{hint} (it has {', '.join(cls.names())})")
+
+
+def check_pruned_heads(heads: Mapping[str, Any] | None) -> None:
+    """Raise ValueError unless it is None or {name: increasing numbers}."""
+    for name, numbers in (heads or {}).items():
+        if not (isinstance(numbers, tuple) and numbers and all(type(n) is int and n >= 0 for n in numbers)
+                and list(numbers) == sorted(set(numbers))):  # fmt: skip
+            raise ValueError(f"pruned_heads: {name!r} is {numbers!r:.200}, expected the increasing numbers of the "
+                             "query heads that it has no more, such as (1, 3)")  # fmt: skip
 
 
 def keeps_attention(mixer: Any) -> bool:

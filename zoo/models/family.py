@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo.models.base import Model
 from zoo.models.config import Config
+from zoo.nn.pruned_heads import remove_heads
 from zoo.utils.errors import LoadError
 
 
@@ -24,6 +25,13 @@ class Family:
     variants: dict[str, dict[str, Any]]
     sources: dict[str, str] = field(default_factory=dict)
     mappings: dict[str, Any] = field(default_factory=dict)
+
+    def make_model(self, config: Config) -> Model:
+        """A model of a config, without the heads that it says were removed."""
+        model = self.model(config)
+        if config.pruned_heads:
+            remove_heads(model, config.pruned_heads)
+        return model
 
 
 def config_of(family: Family, fields: dict[str, Any], source: Path) -> Config:

@@ -136,4 +136,4 @@ def _rename_old(overrides: dict[str, Any]) -> dict[str, Any]:
 def build(family: Family, config: Config, device: str | torch.device = "meta") -> Model:
     """A model without initial values: on "meta" to be loaded from a file, elsewhere for `initialize`."""
     with torch.device(device), skip_init():
-        return family.model(config)
+        return family.make_model(config)

@@ -158,7 +158,7 @@ class TextToImageModel(TextModel):
         self.image_tokenizer: Model | None = None
         if c.image_tokenizer is not None:
             found = family(c.image_tokenizer["family"])
-            self.hold_image_tokenizer(found.model(tokenizer_config(c.image_tokenizer)))
+            self.hold_image_tokenizer(found.make_model(tokenizer_config(c.image_tokenizer)))
         self.ids_checked = False
 
     # --- tokens -----------------------------------------------------------------------------------------------------

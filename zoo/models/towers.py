@@ -87,4 +87,4 @@ def build_tower(modality: str, tower: Part) -> Model:
     found = family(tower.family)
     if found.modality != MODALITIES[modality].family:
         raise ValueError(f"the {modality} tower is of family {tower.family!r}, whose modality is {found.modality}")
-    return found.model(tower.config)
+    return found.make_model(tower.config)

@@ -5,6 +5,7 @@ mappings, LoRA, sharding plans and weight-decay groups rely on these names.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from zoo.nn.gated_core import GatedCore
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import CAUSAL, Mask, MaskView, Window
 from zoo.nn.padding import Groups
-from zoo.nn.position_biases import Bias
+from zoo.nn.position_biases import Bias, BiasOfHeads
 from zoo.nn.registry import build_core
 from zoo.nn.rotary import Rotary
 from zoo.nn.softmax_attention import SoftmaxAttention
@@ -37,6 +38,7 @@ class Attention(nn.Module):
 
     packs = True  # handles packed rows (`Context.groups`) itself
     reads_bias = True
+    kept_heads: tuple[int, ...] | None = None  # where heads were removed: the numbers that the others had before
 
     def __init__(
         self,
@@ -66,6 +68,8 @@ class Attention(nn.Module):
         self, x: Tensor, context: Context, state: LayerState | None = None, memory: Tensor | None = None
     ) -> Tensor:
         """x [B, N, D] -> [B, N, D]. With memory [B, M, D'] this is cross-attention."""
+        if self.kept_heads is not None and context.bias is not None:
+            context = replace(context, bias=BiasOfHeads.of(context.bias, self.kept_heads))
         if memory is not None:
             y = self.cross(x, memory, context, state)
         else:

@@ -28,7 +28,8 @@ class CoreSpec:
     """Configuration of an attention core: number and size of heads, layer number, number of layers.
 
     scale: factor of q . k (None: head_dim ** -0.5). dropout: on the attention weights, in training. softcap: bounds the
-    scores smoothly, c tanh(q . k * scale / c) (Gemma 2); None: they are not bounded.
+    scores smoothly, c tanh(q . k * scale / c) (Gemma 2); None: they are not bounded. kept: of a layer without some of
+    its query heads, the numbers that the others had before, see `zoo.nn.pruned_heads`.
     """
 
     heads: int
@@ -40,6 +41,7 @@ class CoreSpec:
     dropout: float = 0.0
     scale: float | None = None
     softcap: float | None = None
+    kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.softcap is not None and not 0 < self.softcap < math.inf:

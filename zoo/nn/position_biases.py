@@ -128,6 +128,52 @@ class Sum(Pair, Bias):
 
 
 @dataclass(frozen=True, eq=False)
+class BiasOfHeads(Bias):
+    """The values of a bias for some of its heads: `numbers`, one for each head of the layer, a tuple or a tensor."""
+
+    inner: Bias
+    numbers: Any
+
+    @classmethod
+    def of(cls, bias: Bias, numbers: tuple[int, ...]) -> Bias:
+        """The bias for these heads, or itself if it is the same for all heads."""
+        return bias if bias.heads == 1 else cls(bias, numbers)
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return self.inner.batch
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        return len(self.numbers)
+
+    @property
+    def hides(self) -> bool:  # type: ignore[override]
+        return self.inner.hides
+
+    @property
+    def q(self) -> Tensor | None:  # type: ignore[override]
+        return self.inner.q
+
+    def leaves(self) -> tuple[IndexFunction, ...]:
+        return self.inner.leaves()
+
+    def table(self, device: Any) -> Tensor:
+        """The numbers as a tensor [H]."""
+        return self.numbers if isinstance(self.numbers, Tensor) else to_device(list(self.numbers), device)
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return self.inner.__call__(b, self.table(h.device)[h], q, k)
+
+    def on_device(self, keys: int, device: Any) -> Bias:
+        return BiasOfHeads(self.inner.on_device(keys, device), self.table(device))
+
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        values = self.inner.dense(queries, keys, device)  # evaluated once for all layers
+        return values.index_select(1, self.table(values.device))
+
+
+@dataclass(frozen=True, eq=False)
 class BiasView(View, Bias):
     """A bias within one forward pass, see `MaskView`; also evaluated once for all layers.
 

@@ -229,6 +229,8 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     q_norm, k_norm = attention.q_norm, attention.k_norm
     project, out, scale, softcap = projections(attention), by_rows(attention.out), core.scale, core.spec.softcap
     counts = [core.spec.heads, core.spec.kv_heads]
+    numbers = attention.kept_heads  # of the bias
+    kept = None if numbers is None else torch.tensor(numbers, device=cache.k.device)
 
     def step(x: Tensor, inputs: Inputs) -> Tensor:
         q, k, v = project(x)
@@ -238,6 +240,8 @@ def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
             q, k = inputs.rotary(torch.cat([q, k], 1)).split_with_sizes(counts, 1)
         k, v = cache.append(k, v)
         k, v, bias = seen(k, v, inputs.bias)
+        if kept is not None and bias is not None:
+            bias = bias.index_select(1, kept)
         return out(attend_to_all(q, k, v, scale, bias, softcap).reshape(x.shape[0], -1))
 
     return step

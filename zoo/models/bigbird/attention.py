@@ -1,6 +1,7 @@
 """BigBird's attention: blocks that see their neighbors, the first and the last block, and a few random ones."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -98,7 +99,7 @@ class BlockSparseAttention(SoftmaxAttention):
     def __init__(self, spec: CoreSpec, block: int, random: int, max_length: int, always: bool = True) -> None:
         super().__init__(spec)
         self.block, self.random, self.max_length, self.always = block, random, max_length, always
-        self.all_heads = spec.heads  # of the layer, of which this process may compute a part
+        self.all_heads = spec.heads  # of the layer, of which this process may compute a part, or some were removed
 
     @property
     def full(self) -> int:
@@ -135,7 +136,13 @@ class BlockSparseAttention(SoftmaxAttention):
         """The layout of the blocks of each head."""
         spec = self.spec
         found = layouts(blocks, self.all_heads, spec.layer, self.block, self.random, self.max_length)
-        return found[self.first_head : self.first_head + spec.heads]
+        return tuple(found[number] for number in self.numbers)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the heads among all of the layer, whose random blocks they have."""
+        kept = self.spec.kept or range(self.all_heads)
+        return kept[self.first_head : self.first_head + self.spec.heads]
 
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return super().weights(q, k, as_mask(mask) & self.seen_blocks(mask, k), self.with_repeated(bias, mask, k))
@@ -168,7 +175,7 @@ class BlockSparseAttention(SoftmaxAttention):
         spec = self.spec
         table = link_table(
             tuple(counts), self.full, most, self.all_heads, spec.layer, self.block, self.random, self.max_length
-        )[:, self.first_head : self.first_head + spec.heads]
+        )[:, list(self.numbers)]
         numbers = torch.tensor(counts, device=k.device)
         return Blocks(self.block, self.full, last, table.to(k.device), torch.searchsorted(numbers, last + 1))
 

@@ -1,0 +1,207 @@
+"""The loss of each row of a batch, as the head of a model is trained."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.models.base import Model
+from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.nn.losses.cross_entropy import IGNORED
+from zoo.nn.losses.ctc import ctc_loss
+from zoo.preprocessing.whisper import WhisperProcessor
+
+Batch = dict[str, Any]
+Loss = Callable[[Any, Batch], Tensor]  # (output of the model, the batch with its labels) -> loss of each row, or of all
+
+
+def batches_of(model: Model, data: Any, labels: Any, batch_size: int) -> Iterator[Batch]:
+    """Batches of a model's inputs, with `labels`, on its device: of the inputs of `model.preprocess`, of one batch, or
+    of an iterable of batches."""
+    if isinstance(data, Mapping):
+        whole = dict(data) | ({} if labels is None else {"labels": labels})
+        rows = len(next(iter(whole.values())))
+        for start in range(0, rows, batch_size):
+            yield on_device({name: x[start : start + batch_size] for name, x in whole.items()}, model)
+        return
+    if isinstance(data, str | bytes) or not isinstance(data, Iterable) or isinstance(data, Tensor):
+        raise ValueError(f"data is a {type(data).__name__}: expected a list of inputs of model.preprocess, a batch of "
+                         "tensors {name: tensor}, or an iterable of batches")  # fmt: skip
+    if not isinstance(data, Sequence) or (data and isinstance(data[0], Mapping)):
+        if labels is not None:
+            raise ValueError('data are batches: put the labels into them, batch["labels"], and omit labels=')
+        for batch in data:
+            if not isinstance(batch, Mapping):
+                raise ValueError(f"data gives a {type(batch).__name__}: expected batches {{name: tensor}}")
+            yield on_device(batch, model)
+        return
+    if labels is not None and len(labels) != len(data):
+        raise ValueError(f"{len(data)} inputs and {len(labels)} labels: expected a label for each input")
+    if model.preprocess is None and data:
+        raise ValueError("the model has no preprocessing for these inputs: set model.preprocess, or give batches of "
+                         "tensors")  # fmt: skip
+    for start in range(0, len(data), batch_size):
+        part = list(data[start : start + batch_size])
+        own = None if labels is None else list(labels[start : start + batch_size])
+        yield on_device(dict(model.preprocess(part)) | encoded_labels(model, own), model)
+
+
+def on_device(batch: Mapping[str, Any], model: Model) -> Batch:
+    """The batch on the device of the model, floats in its dtype."""
+    found = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            floats = value.is_floating_point() and name in model.inputs
+            value = value.to(model.device, model.dtype if floats else None)
+        found[name] = value
+    return found
+
+
+def encoded_labels(model: Model, labels: list[Any] | None) -> Batch:
+    """Labels as tensors: classes by number or name, numbers, or texts. Raises ValueError for others."""
+    if labels is None:
+        return {}
+    config, processor = model.config, model.preprocess
+    if all(isinstance(label, str) for label in labels):
+        if config.head == "classify":
+            names = model.labels or []
+            if odd := [label for label in labels if label not in names]:
+                raise ValueError(f"labels: {odd[0]!r} is not a class of this model (its classes: {names!r:.200})")
+            return {"labels": torch.tensor([names.index(label) for label in labels])}
+        if config.head == "ctc":
+            rows = [processor.vocabulary.encode(label) for label in labels]
+            return padded(rows, 0) | {"label_lengths": torch.tensor([len(row) for row in rows])}
+        if isinstance(model, EncoderDecoder):
+            return padded([target_ids(model, label) for label in labels], IGNORED)
+    try:
+        return {"labels": torch.tensor(labels)}
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"labels={labels!r:.100}: expected the number or the name of the class of each input, a row of numbers for "
+            "each, or for models that write text the texts"
+        ) from None
+
+
+def target_ids(model: Any, text: str) -> list[int]:
+    """The tokens that a decoder is to write, without the one that it reads first."""
+    processor = model.preprocess
+    if isinstance(processor, WhisperProcessor):
+        ids = processor.encode(text)
+    else:
+        ids = processor.for_targets()(text)["input_ids"][0].tolist()
+    return ids[1:] if len(ids) > 1 and ids[0] == model.config.decoder_start_token_id else ids
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Batch:
+    """Rows of ids as labels [B, L]."""
+    longest = max(map(len, rows))
+    return {"labels": torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])}
+
+
+def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
+    """The loss of each row [B]: mean over its tokens, of which padding and labels of -100 are left out.
+
+    Raises ValueError for a head that is trained without a loss of its own, and for labels that are missing or of
+    another shape.
+    """
+    inputs = {name: value for name, value in batch.items() if name in model.inputs}
+    labels, head, rows = batch.get("labels"), model.config.head, len(next(iter(inputs.values()), ()))
+    if loss is not None:
+        return each_row(loss(model(**inputs), batch), rows)
+    if head is None and hasattr(model, "loss"):  # contrastive models
+        return each_row(model.loss(model(**inputs)), rows)
+    decodes = isinstance(model, EncoderDecoder) and "decoder_input_ids" in model.inputs
+    if head == "lm" and decodes:
+        labels = needed(model, labels)
+        inputs = {"decoder_input_ids": shifted(model, labels)} | inputs
+    elif head == "lm" and labels is None and not model.config.parts:
+        labels = next_tokens(inputs)
+    labels = needed(model, labels)
+    scores = at_least_float32(model(**inputs))
+    if head == "classify":
+        return class_losses(model, scores, labels)
+    if head == "ctc":
+        return ctc_losses(model, scores, batch, labels)
+    if head in ("lm", "masked_lm", "token"):
+        return token_losses(model, scores, labels, inputs)
+    raise ValueError(f"head={head!r} has no loss of its own: pass loss=, a function (output, batch) -> loss of rows")
+
+
+def each_row(loss: Any, rows: int) -> Tensor:
+    """A loss of each row [B]; that of a whole batch is the loss of all of its rows."""
+    if not isinstance(loss, Tensor) or loss.shape not in ((), (rows,)):
+        what = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"loss= returned {what} for {rows} rows: expected a tensor [{rows}], or one number")
+    return loss.expand(rows)
+
+
+def needed(model: Any, labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ValueError(
+            f"a {model.family} with head={model.config.head!r} needs labels for its loss: pass labels=, one for each "
+            'input, or batches with "labels"'
+        )
+    return labels
+
+
+def class_losses(model: Any, scores: Tensor, labels: Tensor) -> Tensor:
+    kind = model.config.resolved_problem_type
+    expected = (len(scores),) if kind == "single_label_classification" else scores.shape
+    if kind == "regression" and labels.ndim == 1:
+        labels = labels[:, None]
+    if labels.shape != expected:
+        raise ValueError(f"labels are {list(labels.shape)}, expected {list(expected)} for {kind}")
+    if kind == "single_label_classification":
+        if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
+            raise ValueError(f"labels={labels.tolist()!r:.100}: expected classes from 0 to {scores.shape[1] - 1}")
+        return F.cross_entropy(scores, labels, reduction="none")
+    if kind == "regression":
+        return F.mse_loss(scores, labels.to(scores.dtype), reduction="none").mean(1)
+    return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none").mean(1)
+
+
+def token_losses(model: Any, scores: Tensor, labels: Tensor, inputs: Batch) -> Tensor:
+    """Mean cross-entropy of the tokens of each row that have a label; padding has none."""
+    if labels.shape != scores.shape[:2] or labels.is_floating_point():
+        raise ValueError(f"labels are {list(labels.shape)} of {labels.dtype}, expected whole numbers "
+                         f"{list(scores.shape[:2])}, a token for each position, -100 where there is none")  # fmt: skip
+    if (keep := inputs.get("attention_mask")) is not None and keep.shape == labels.shape:
+        labels = labels.masked_fill(~keep.bool(), IGNORED)
+    each = F.cross_entropy(scores.transpose(1, 2), labels.long(), reduction="none", ignore_index=IGNORED)
+    return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+
+
+def ctc_losses(model: Any, scores: Tensor, batch: Batch, labels: Tensor) -> Tensor:
+    """The CTC loss of each row, divided by the length of its text."""
+    values, mask, lengths = batch["input_values"], batch.get("attention_mask"), batch.get("label_lengths")
+    if lengths is None:
+        raise ValueError('batches for CTC need "label_lengths" [B] beside "labels" [B, L]')
+    samples = torch.full((len(values),), values.shape[1]) if mask is None else mask.sum(1).cpu()
+    frames = model.frames(samples)
+    blank = getattr(model.config, "blank", 0)
+    losses = ctc_loss(scores, frames, labels, lengths, blank=blank, reduction="none")
+    return losses / lengths.clamp(min=1)
+
+
+def shifted(model: Any, labels: Tensor) -> Tensor:
+    """The tokens that the decoder reads: the start token, and each label before the next."""
+    config = model.config
+    pad = config.decoder_start_token_id if config.pad_token_id is None else config.pad_token_id
+    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, pad)], 1)
+
+
+def next_tokens(inputs: Batch) -> Tensor:
+    """The token that follows each token of a text, -100 where there is none."""
+    ids, keep = inputs["input_ids"], inputs.get("attention_mask")
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, :-1] = ids[:, 1:]
+    if keep is not None and keep.shape == ids.shape:
+        labels[:, :-1].masked_fill_(~(keep[:, 1:].bool() & keep[:, :-1].bool()), IGNORED)
+    return labels
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
