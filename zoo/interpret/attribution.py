@@ -132,7 +132,8 @@ def attribute(
         raise ValueError(f"options={dict(options)!r} are for methods of captum, and method={method!r}")
     if not is_number(tolerance) or tolerance <= 0:
         raise ValueError(f"tolerance={tolerance!r}: expected a number above 0")
-    size = batch_size or (BATCH_OF_MAPS if method in ATTENTION else BATCH)
+    usual = BATCH_OF_MAPS if method in ATTENTION else BATCH
+    size = usual if batch_size is None else batch_size
     if type(size) is not int or size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)

@@ -1,0 +1,251 @@
+"""Attribution against hand computations, captum and finite differences; padding, packing, bf16, and what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from tests.plot_checks import check_texts
+from zoo.interpret.attention_scores import METHODS as OF_ATTENTION
+from zoo.interpret.attribution import METHODS
+from zoo.models.example_batch import example_batch
+from zoo.preprocessing.tokenizer_training import train
+
+TEXTS = ["a red bird sang", "no soup today , the cook is away", "good"]
+SMALL: dict[str, Any] = dict(width=16, depth=2, heads=2, mlp_dim=16, seed=0)
+
+
+def randomized(model: Any) -> Any:
+    """Every parameter random, so that nothing is symmetric."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def bert() -> Any:
+    tokenizer = train("wordpiece", TEXTS, 90)
+    model = zoo.create_model("bert_tiny", head="classify", num_classes=3, vocab_size=tokenizer.vocab_size, pool="cls",
+                             **SMALL)  # fmt: skip
+    model.preprocess = replace(tokenizer, max_length=min(tokenizer.max_length, model.config.max_length))
+    model.labels = ["bad", "fine", "good"]
+    return randomized(model)
+
+
+@pytest.fixture(scope="module")
+def vit() -> Any:
+    return randomized(zoo.create_model("vit_cifar_tiny", stem="patch", class_token=True, pool="cls", **SMALL))
+
+
+def images(rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_integrated_gradients_add_up_and_are_those_of_a_fine_riemann_sum(vit: Any) -> None:
+    found = zoo.attribute(vit, {"pixel_values": images()}, [3, 1])
+    complete = found.completeness
+    assert complete is not None and complete.is_met and "completeness met" in str(complete)
+    with torch.no_grad():
+        ends = vit(images())[range(2), [3, 1]] - vit(0 * images())[range(2), [3, 1]]
+    torch.testing.assert_close(complete.difference, ends, atol=1e-5, rtol=1e-4)
+    assert float((found["image"].sum(1) - ends).abs().max()) <= 0.01 * float(found["image"].abs().sum(1).max())
+    x = images()[:1]
+    total = torch.zeros_like(x)
+    for step in range(200):
+        leaf = ((step + 0.5) / 200 * x).requires_grad_()
+        total += torch.autograd.grad(vit(leaf)[0, 3], leaf)[0] / 200
+    side = 32 // vit.patches.grid[0]
+    patches = (total * x).sum(1).unflatten(2, (-1, side)).unflatten(1, (-1, side)).sum((2, 4)).flatten(1)
+    torch.testing.assert_close(found["image"][:1], patches, atol=2e-3 * float(patches.abs().max()), rtol=0)
+
+
+def test_input_x_gradient_by_finite_differences(vit: Any) -> None:
+    x, step = images(1).double(), 1e-6
+    model = zoo.create_model("vit_cifar_tiny", stem="patch", class_token=True, pool="cls", **SMALL).double()
+    model.load_state_dict(vit.state_dict())
+    found = zoo.attribute(model, {"pixel_values": x}, 2, "input_x_gradient")["image"]
+    side = 32 // vit.patches.grid[0]
+    moved = x.clone()
+    moved[:, :, side : 2 * side, :side] *= 1 + step  # the first patch of the second row
+    with torch.no_grad():
+        slope = (model.eval()(moved) - model(x))[0, 2] / step
+    assert float(found[0, vit.patches.grid[1]]) == pytest.approx(float(slope), rel=1e-4)
+
+
+def test_attention_and_rollout_are_those_of_the_captured_maps(vit: Any) -> None:
+    with torch.no_grad(), zoo.capture(vit) as maps:
+        vit(images())
+    mean = torch.stack([w.mean(1) for w in maps.values()]).mean(0)
+    expected = {"attention": mean[:, 0, 1:], "rollout": zoo.rollout(maps)[:, 0, 1:]}
+    for method, scores in expected.items():
+        found = zoo.attribute(vit, {"pixel_values": images()}, 0, method, batch_size=1)["image"]
+        torch.testing.assert_close(found, scores, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_x_gradient_by_hand(bert: Any) -> None:
+    """The weights of one layer are moved: the score changes by the sum of changes times gradients."""
+    batch, target = bert.preprocess(TEXTS[1]), 2
+    weights: list[torch.Tensor] = []
+    for block in bert.blocks:
+
+        def forward(q: Any, k: Any, v: Any, mask: Any = None, bias: Any = None, core: Any = block.mixer.core) -> Any:
+            weights.append(core.weights(q, k, mask, bias).requires_grad_())
+            return weights[-1] @ v
+
+        block.mixer.core.forward = forward
+    try:
+        slopes = torch.autograd.grad(bert(**batch)[0, target], weights)
+    finally:
+        for block in bert.blocks:
+            del block.mixer.core.forward
+    products = [(w * g).relu()[0].mean(0) for w, g in zip(weights, slopes)]  # N N, of each layer
+    found = zoo.attribute(bert, batch, target, "attention_x_gradient")["text"][0]
+    torch.testing.assert_close(found, torch.stack(products).mean(0).sum(0), atol=1e-6, rtol=1e-4)
+    followed = (torch.eye(len(found)) + products[1]) @ (torch.eye(len(found)) + products[0])
+    found = zoo.attribute(bert, batch, target, "gradient_rollout")["text"][0]
+    torch.testing.assert_close(found, (followed - torch.eye(len(found)))[0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["IntegratedGradients", "InputXGradient"])
+def test_the_numbers_of_captum(bert: Any, name: str) -> None:
+    pytest.importorskip("captum", reason="captum is not installed: pip install 'attention-zoo[captum]'")
+    is_path = name == "IntegratedGradients"
+    options = {"n_steps": 200} if is_path else None
+    theirs = zoo.attribute(bert, TEXTS[:2], "good", f"captum.{name}", options=options)
+    ours = zoo.attribute(
+        bert, TEXTS[:2], "good", "integrated_gradients" if is_path else "input_x_gradient", tolerance=1e-4
+    )
+    for row in range(2):
+        scale = float(ours["text"][row].abs().max())
+        torch.testing.assert_close(theirs["text"][row], ours["text"][row], atol=2e-3 * scale, rtol=0)
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_does_not_count_and_packed_texts_are_as_alone(bert: Any, method: str) -> None:
+    together = zoo.attribute(bert, TEXTS, 1, method)
+    packed = zoo.attribute(bert, zoo.pack(TEXTS, 40, preprocess=bert.preprocess), 1, method)
+    for row, text in enumerate(TEXTS):
+        alone = zoo.attribute(bert, text, 1, method)["text"][0]
+        for found in (together, packed):
+            assert (found["text"][row, len(alone) :] == 0).all()
+            torch.testing.assert_close(found["text"][row, : len(alone)], alone, atol=1e-5, rtol=1e-3)
+    left = zoo.attribute(bert, bert.preprocess(TEXTS, padding="left"), 1, method)["text"]
+    torch.testing.assert_close(left[2, -len(alone) :], alone, atol=1e-5, rtol=1e-3)
+    if method == "integrated_gradients":
+        assert float(alone[[0, -1]].abs().max()) == 0  # special tokens are the same in the baseline
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "language model": ("gpt_nano", {}, {"text": 16}),
+    "rotary, no biases": ("llama_nano", {}, {"text": 16}),
+    "without attention": ("mamba_nano", {}, {"text": 16}),
+    "encoder-decoder": ("bart_nano", {}, {"text": 16, "target": 16}),
+    "speech to text": ("whisper_nano", {}, {"audio": 200, "target": 16}),
+    "captions": ("blip_nano", {"head": "lm"}, {"image": 64, "target": 16}),
+    "waveforms": ("wav2vec2_tiny", {"head": "classify", "num_classes": 3, "depth": 1}, {"audio": 24}),
+    "spectrograms": ("ast_tiny", {"depth": 1}, {"audio": 105}),
+    "pairs": ("contrast_tiny", {}, {"image": 64, "text": 16}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_modalities_and_outputs(case: str) -> None:
+    name, options, sizes = CASES[case]
+    model = zoo.create_model(name, seed=0, **options)
+    batch = {key: x[:1] for key, x in example_batch(model).items()}
+    before = model.training
+    for method in ("integrated_gradients", "attention", "attention_x_gradient"):
+        if method != "integrated_gradients" and case == "without attention":
+            with pytest.raises(ValueError, match=f"'{method}' needs attention weights, and blocks.0.mixer is a Mamba"):
+                zoo.attribute(model, batch, method=method)
+            continue
+        found = zoo.attribute(model, batch, method=method, tolerance=0.05)
+        assert {part: x.shape[1] for part, x in found.scores.items()} == sizes
+        assert all(bool(x.isfinite().all()) and bool((x != 0).any()) for x in found.scores.values())
+        if found.completeness is not None:
+            assert found.completeness.is_met
+    assert model.training == before and len(found.targets) == 1
+
+
+def test_bf16(bert: Any) -> None:
+    half = zoo.create_model("bert_tiny", head="classify", num_classes=3, vocab_size=bert.config.vocab_size, pool="cls",
+                            **SMALL)  # fmt: skip
+    half.load_state_dict(bert.state_dict())
+    half.to(torch.bfloat16).preprocess = bert.preprocess
+    for method in ("integrated_gradients", "attention_x_gradient", "attention"):
+        exact = zoo.attribute(bert, TEXTS[1], 0, method)["text"][0]
+        found = zoo.attribute(half, TEXTS[1], 0, method, tolerance=0.2)["text"][0]
+        assert found.dtype == torch.float32
+        assert float(torch.corrcoef(torch.stack([exact, found]))[0, 1]) > 0.98, method
+
+
+def test_targets_of_tokens(bert: Any) -> None:
+    model = zoo.create_model("bert_tiny", head="masked_lm", vocab_size=bert.config.vocab_size, **SMALL)
+    model.preprocess = bert.preprocess
+    text = "a red [MASK] sang"
+    found = zoo.attribute(model, text, "bird" if bert.preprocess.backend.token_to_id("bird") else "a")
+    place = model.preprocess(text)["input_ids"][0].tolist().index(model.preprocess.id("mask"))
+    token = bert.preprocess.backend.token_to_id(found.targets[0])
+    same = zoo.attribute(model, text, (place, token))
+    assert torch.equal(found["text"], same["text"]) and float(found["text"].abs().sum()) > 0
+    for target, match in (((99, 1), "position 99 is out of range"), ("not a token at all", "tokens: expected one")):
+        with pytest.raises(ValueError, match=match):
+            zoo.attribute(model, text, target)
+    with pytest.raises(ValueError, match="has 0 mask tokens"):
+        zoo.attribute(model, "a red bird")
+
+
+# --- results and refusals ---------------------------------------------------------------------------------------------
+
+
+def test_text_and_plots_of_a_result(bert: Any, vit: Any, tmp_path: Path) -> None:
+    found = zoo.attribute(bert, TEXTS[:2], "fine")
+    best, score = found.top(1, 1)[0]
+    assert best in str(found).splitlines()[2] and score == float(found["text"][1].max()) and "fine" in str(found)
+    said = check_texts(found.plot(tmp_path / "text.png"))
+    assert best in said and (tmp_path / "text.png").stat().st_size > 1000
+    of_image = zoo.attribute(vit, {"pixel_values": images(1)}, 0, "rollout")
+    check_texts(of_image.plot())
+    assert of_image.top(count=1)[0][0].startswith("(") and of_image.part().grid == vit.patches.grid
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (dict(target=3), "target=3 is out of range: expected a class from 0 to 2"),
+    (dict(target="great"), "'great' is not a class of the model: its names are 'bad', 'fine', 'good'"),
+    (dict(target=[0, 1]), "2 targets for 1 rows"),
+    (dict(target=(0, 1)), "one output for each input"),
+    (dict(method="attention_rollout"), "method is 'attention_rollout', expected one of.*rollout"),
+    (dict(baseline="blur"), "baseline of text is 'blur'"),
+    (dict(tolerance=0), "tolerance=0"),
+    (dict(batch_size=0), "batch_size=0"),
+    (dict(options={"n": 1}), "are for methods of captum"),
+    (dict(inputs=""), "text 0 is empty"),
+]
+
+
+@pytest.mark.parametrize(("options", "match"), REFUSED)
+def test_what_it_refuses(bert: Any, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        zoo.attribute(bert, **{"inputs": TEXTS[0]} | options)
+
+
+def test_models_that_it_refuses(bert: Any, vit: Any) -> None:
+    with pytest.raises(ValueError, match=r"made by zoo.optimize and has no gradients: give the model that"):
+        zoo.attribute(zoo.optimize(vit), {"pixel_values": images(1)})
+    with pytest.raises(ValueError, match="head=None: expected scores of classes or tokens"):
+        zoo.attribute(zoo.create_model("bert_tiny", head=None, **SMALL), {"input_ids": torch.ones(1, 3).long()})
+    with pytest.raises(ValueError, match="is the similarity of two inputs, given text"):
+        zoo.attribute(zoo.create_model("contrast_tiny"), {"input_ids": torch.ones(1, 3).long()})
+    with pytest.raises(ValueError, match="no preprocessing"):
+        zoo.attribute(zoo.create_model("bert_tiny", head="classify", **SMALL), "a text")
+    assert set(OF_ATTENTION) < set(METHODS)
