@@ -231,3 +231,11 @@ def test_whole_images_keep_their_aspect_ratio():
     assert preprocess.whole(same[:, :2], (16, 32))["pixel_values"][0].shape[1:] == (16, 352)
     with pytest.raises(ValueError, match="list of images is empty"):
         preprocess.whole([], 16)
+
+
+@pytest.mark.parametrize("interpolation", ["box", "hamming", "lanczos"])
+def test_filters_that_torch_may_lack_resize_tensors(interpolation):
+    image = photo(40, 50)
+    one, other = (ImageProcessor(size=(20, 24), interpolation=interpolation, backend=backend).pixels(image)
+                  for backend in ("pil", "tensor"))  # fmt: skip
+    assert other.dtype == torch.uint8 and (one.int() - other.int()).abs().max() <= 2

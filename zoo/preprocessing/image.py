@@ -135,7 +135,10 @@ class ImageProcessor:
         height, width = get_size(image)
         size = self._target_size((height, width))
         image_io.check_pixels(*size, f"an image of {height:,} x {width:,}, resized to the model's size,")
-        return resize(image, list(size), InterpolationMode(self.interpolation), antialias=True)
+        try:
+            return resize(image, list(size), InterpolationMode(self.interpolation), antialias=True)
+        except NotImplementedError:  # a filter that torch lacks: box, hamming, and before torch 2.12 lanczos
+            return resize_by_pillow(image, size, self.interpolation)
 
     def _target_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) to which an image is resized."""
@@ -366,3 +369,12 @@ def _as_list(images: Any) -> list[Any]:
     if several and not len(images):
         raise ValueError("the list of images is empty: expected at least one image")
     return list(images) if several else [images]
+
+
+def resize_by_pillow(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """A uint8 tensor [C, H, W], resized to (height, width) by a filter of Pillow, channel by channel."""
+    from PIL import Image
+
+    resample = next(number for number, name in RESAMPLE.items() if name == interpolation)
+    channels = [Image.fromarray(channel.numpy()).resize(size[::-1], resample) for channel in image.cpu()]
+    return torch.stack([torch.frombuffer(bytearray(x.tobytes()), dtype=torch.uint8).view(size) for x in channels])
