@@ -23,10 +23,17 @@ def state_of(file: Path) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def note_use(*files: Path) -> None:
+    """Set the times of modification of files of a cache to now, the time of their last use for `make_room`."""
+    for file in files:
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(file)
+
+
 def make_room(folder: Path, size: int, limit: int) -> str:
     """Remove the least recently used files of a cache, so that one of `size` bytes fits; returns why it cannot.
 
-    limit: of all files in the folder, in bytes. Files count as used at their modification time.
+    limit: of all files in the folder, in bytes. Files count as used at their modification time, see `note_use`.
     """
     if size > limit:
         return f"they take {size / 1e9:.1f} GB, more than the limit of {limit / 1e9:.0f} GB"

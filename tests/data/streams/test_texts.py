@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -200,6 +201,11 @@ def test_documents_end_with_the_end_token(tmp_path: Path) -> None:
     bpe = train("bpe", sample.train.texts, 280, max_length=32)
     file = token_files.token_file(sources[0], "train", bpe, settings)
     assert (torch.tensor(file.tokens.astype("int64"))[file.ends - 1] == bpe.id("eos")).all()
+    stored = [file.file, file.file.with_suffix(".index")]
+    for each in stored:
+        os.utime(each, (7, 7))
+    token_files.token_file(sources[0], "train", bpe, settings)
+    assert all(each.stat().st_mtime > 7 for each in stored), "the time of their last use"
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
 """A cache of decoded images on disk: only the first start of a training decodes them."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from zoo.utils.cache import cache_folder, make_room, state_of
+from zoo.utils.cache import cache_folder, make_room, note_use, state_of
 from zoo.utils.files import write_atomic
 
 LIMIT = 20 * 10**9  # bytes of all decoded datasets; those that were not used for the longest time are removed
@@ -63,8 +61,7 @@ def read_decoded(file: Path, shape: tuple[int, ...]) -> Tensor | None:
         return None
     if tuple(images.shape) != shape or images.dtype != torch.uint8 or _sha256(images) != expected:
         return None
-    with suppress(OSError):  # a cache that may only be read
-        os.utime(file)  # the time of its last use
+    note_use(file)
     return images
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.data.streams.records import hash_text, read_at
 from zoo.utils.atomic import write_atomic
-from zoo.utils.cache import cache_folder, make_room, state_of
+from zoo.utils.cache import cache_folder, make_room, note_use, state_of
 from zoo.utils.errors import DataError
 
 LIMIT = 20 * 10**9  # bytes of all indexes
@@ -100,9 +100,11 @@ def _read(stored: Path) -> TarIndex | None:
         with safe_open(stored, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
-        return TarIndex(json.loads(metadata["members"]), digest=metadata["digest"], **tensors)
+        found = TarIndex(json.loads(metadata["members"]), digest=metadata["digest"], **tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+    note_use(stored)
+    return found
 
 
 # --- from the headers -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from zoo.data.streams.records import hash_text
 from zoo.data.text.documents import Document, TextFiles
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.utils.atomic import write_atomic
-from zoo.utils.cache import cache_folder, make_room, state_of
+from zoo.utils.cache import cache_folder, make_room, note_use, state_of
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
 
@@ -105,9 +105,11 @@ def _read(path: Path) -> tuple[TokenFile, str] | None:
             ends, hashes, width = stored.get_tensor("ends"), stored.get_tensor("hashes"), int(metadata["width"])
             if data.stat().st_size != width * int(ends[-1]):
                 return None
-            return TokenFile(data, width, ends, hashes), metadata["digest"]
+            found = TokenFile(data, width, ends, hashes), metadata["digest"]
     except (OSError, SafetensorError, KeyError, ValueError, IndexError):
         return None
+    note_use(data, path.with_suffix(".index"))
+    return found
 
 
 @contextmanager
