@@ -66,6 +66,8 @@ def test_it_ends_at_the_end_of_the_middle(model: zoo.Model) -> None:
     ({"suffix": ["a", "b"]}, "1 prefixes and 2 suffixes"),
     ({"suffix": [3]}, "expected texts, given int"),
     ({"prefix": "", "suffix": ""}, "prefix and suffix are empty"),
+    ({"context": 0}, "context=0: expected a positive integer"),
+    ({"context": 3}, "no token of the prefix has room in a prompt of 3 tokens"),
     ({"order": "pms"}, "order is 'pms', expected one of psm, spm"),
 ])  # fmt: skip
 def test_what_it_refuses(model: zoo.Model, options: dict, says: str) -> None:

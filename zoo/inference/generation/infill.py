@@ -10,6 +10,7 @@ from zoo.inference.generation.prompt import check_model
 from zoo.inference.generation.stopping import text_after, tokenizer_of
 from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.nn.core import check_positive
 from zoo.preprocessing.fill_in_middle import MARK, Order, encode_parts, fill_in_middle_tokens, infilling_prompt
 from zoo.preprocessing.text import TextProcessor
 
@@ -40,12 +41,14 @@ def infill(
 
     Raises: ValueError for a model without such tokens, and for an invalid option.
     """
+    if context is not None:
+        check_positive(context=context)
     processor = _processor(model, max_new_tokens)
     prefixes, suffixes = _pairs(prefix, suffix)
     if refused := [name for name in REFUSED if name in options]:
         raise ValueError(f"{refused[0]}= is not an option of zoo.infill: call zoo.generate with the tokens of "
                          f"zoo.preprocessing.fill_in_middle.infilling_prompt")  # fmt: skip
-    room = context or model.config.max_length - max_new_tokens
+    room = model.config.max_length - max_new_tokens if context is None else context
     if room < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's max_length="
                          f"{model.config.max_length}: expected less")  # fmt: skip
