@@ -105,9 +105,7 @@ def named_heads(
     chosen: dict[str, list[int]] = {}
     for layer, heads in keep.items():
         if not isinstance(layer, str | int) or isinstance(layer, bool):
-            raise ValueError(
-                f"keep: {layer!r} does not name a layer: expected a name or the number of a block"
-            )
+            raise ValueError(f"keep: {layer!r} does not name a layer: expected a name or the number of a block")
         matched = match_layers(layer, [*layers, *mixers], places)
         found = [name for name in matched if name in layers]
         if not found:
