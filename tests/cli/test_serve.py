@@ -69,23 +69,16 @@ def post(address: str, request: Any, path: str = "/predict") -> Any:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_server_starts_answers_and_ends(saved: Path) -> None:
-    """Ended by Ctrl-C; the next test ends one by SIGTERM."""
-    with process(saved / "texts", "--optimize", "--dtype", "float32") as (running, address):
+def test_a_server_answers_also_what_is_queued_when_it_is_stopped(saved: Path) -> None:
+    """Stopped by SIGTERM; the next test ends one by Ctrl-C."""
+    requests = [{"inputs": ["the soup was cold and warm"] * 200} for _ in range(6)]
+    options = ("--optimize", "--dtype", "float32", "--max-batch-size", "1")
+    with process(saved / "texts", *options) as (running, address):
         with urllib.request.urlopen(f"{address}/health", timeout=60) as response:
             assert json.loads(response.read())["status"] == "ok"
         expected = zoo.predict(zoo.load(saved / "texts"), "the soup was cold", 1)[0]
-        found = post(address, {"inputs": ["the soup was cold"], "top_k": 1})["predictions"][0][0]
-        assert found["label"] == expected[0] and found["probability"] == pytest.approx(expected[1], abs=1e-4)
-        running.send_signal(signal.SIGINT)
-        ended(running)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_what_is_queued_when_the_server_is_stopped_is_answered(saved: Path) -> None:
-    requests = [{"inputs": ["the soup was cold and warm"] * 200} for _ in range(6)]
-    with process(saved / "texts", "--max-batch-size", "1") as (running, address):
-        post(address, {"inputs": ["warm"]})
+        first = post(address, {"inputs": ["the soup was cold"], "top_k": 1})["predictions"][0][0]
+        assert first["label"] == expected[0] and first["probability"] == pytest.approx(expected[1], abs=1e-4)
         found: list[Any] = []
         threads = [threading.Thread(target=lambda r=r: found.append(post(address, r))) for r in requests]
         for thread in threads:
@@ -109,10 +102,13 @@ def test_embeddings_and_limits_of_the_command(saved: Path) -> None:
         host = "::1"
     except ValueError:  # a machine without IPv6
         host = "localhost"
-    with process(saved / "vectors", "--host", host) as (_, address):
+    with process(saved / "vectors", "--host", host) as (running, address):
         assert len(post(address, {"inputs": ["the soup", "a place"]}, "/embed")["embeddings"]) == 2
         with urllib.request.urlopen(f"{address}/info", timeout=60) as response:
             assert json.loads(response.read())["limits"]["max_body"] == 1 << 20
+        if os.name == "posix":
+            running.send_signal(signal.SIGINT)
+            ended(running)
 
 
 @pytest.mark.parametrize(("words", "message"), [
