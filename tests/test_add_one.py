@@ -29,6 +29,8 @@ SIZE, FAMILY, KIND = "vit_nano_patch8_32", "nomic_bert", "softcap"
 ADDED = (SIZE, FAMILY, KIND, "tst")
 RUN_ALL = """
 import json, runpy, sys
+import zoo
+print(zoo.__file__)
 sys.path.insert(0, "tests")
 for words in map(json.loads, sys.argv[1:]):
     sys.argv = words
@@ -172,8 +174,6 @@ def add_modality(root: Path) -> set[str]:
 def test_each_addition_takes_the_files_that_the_table_names(tmp_path: Path) -> None:
     """All four in one copy, so that what takes seconds to start is started once."""
     tree = Copy(tmp_path / "tree")
-    printed = tree.run("-c", "import zoo; print(zoo.__file__)")
-    assert Path(printed.strip()) == tree.root / "zoo" / "__init__.py", "the copy has to win over the installed package"
     paths: set[str] = set()
     for add in (add_size, add_family, add_kind, add_modality):
         paths |= add(tree.root)
@@ -185,7 +185,9 @@ def test_each_addition_takes_the_files_that_the_table_names(tmp_path: Path) -> N
         ["additions/use_a_modality.py", tree.root, tmp_path / "modality"],
         ["tables.py", "--write", "models", "kinds"],
     ]
-    tree.run("-c", RUN_ALL, *(json.dumps(list(map(str, words))) for words in scripts))
+    printed = tree.run("-c", RUN_ALL, *(json.dumps(list(map(str, words))) for words in scripts))
+    package = Path(printed.splitlines()[0])
+    assert package == tree.root / "zoo" / "__init__.py", "the copy has to win over the installed package"
     assert tree.changed() == paths | {MODELS, KINDS}
 
     names = f"{SIZE} or {FAMILY} or {KIND} or tst or (snapshot and vit)"
