@@ -48,11 +48,10 @@ function paint(canvas, columns, rows, shares, color) {
   canvas.height = rows;
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
-  const table = Array.from({ length: 256 }, (_, i) => color(i / 255));
-  for (let i = 0; i < shares.length; i++) {
-    const [red, green, blue, opacity] = table[Math.round(255 * shares[i])];
-    image.data.set([red, green, blue, 255 * opacity], 4 * i);
-  }
+  const table = Uint8ClampedArray.from(Array.from({ length: 256 }, (_, i) => color(i / 255)).flat(), (value, i) =>
+    (i % 4 === 3 ? 255 * value : value));
+  const [pixels, colors] = [new Uint32Array(image.data.buffer), new Uint32Array(table.buffer)];
+  for (let i = 0; i < pixels.length; i++) pixels[i] = colors[Math.round(255 * shares[i])];
   context.putImageData(image, 0, 0);
 }
 

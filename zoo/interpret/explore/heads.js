@@ -91,29 +91,46 @@ class HeadsView {
     this.order = order;
     this.columns = layered ? heads : columns;
     this.canvasSize = [gutter + (layered ? heads : columns) * this.cell, y + this.cell + 2];
+    this.paintCells();
     this.paint();
   }
 
-  paint() {
+  choose(selected) {
+    this.selected = selected;
+    this.paint();
+  }
+
+  // The cells without outlines, on a canvas of their own.
+  paintCells() {
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = this.canvasSize;
-    [this.canvas.width, this.canvas.height] = [width * ratio, height * ratio];
+    this.cellsCanvas = element("canvas");
+    for (const canvas of [this.canvas, this.cellsCanvas]) [canvas.width, canvas.height] = [width * ratio, height * ratio];
     [this.canvas.style.width, this.canvas.style.height] = [`${width}px`, `${height}px`];
-    const context = this.canvas.getContext("2d");
+    this.canvas.getContext("2d").scale(ratio, ratio);
+    const context = this.cellsCanvas.getContext("2d");
     const style = getComputedStyle(document.documentElement);
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = style.getPropertyValue("--soft");
     for (const [x, y, text] of this.labels) context.fillText(text, x, y);
+    context.fillStyle = style.getPropertyValue("--empty");
     const [rows, columns] = this.size;
     const inner = this.cell - 3;
     for (const cell of this.cells) {
-      context.fillStyle = style.getPropertyValue("--empty");
       context.fillRect(cell.x, cell.y, inner, inner);
       context.drawImage(this.atlas, (cell.atlas % this.perRow) * columns, Math.floor(cell.atlas / this.perRow) * rows,
         columns, rows, cell.x, cell.y, inner, inner);
     }
+  }
+
+  paint() {
+    const context = this.canvas.getContext("2d");
+    const style = getComputedStyle(document.documentElement);
+    const inner = this.cell - 3;
+    context.clearRect(0, 0, ...this.canvasSize);
+    context.drawImage(this.cellsCanvas, 0, 0, ...this.canvasSize);
     const outline = (cell, color, width) => {
       context.strokeStyle = style.getPropertyValue(color);
       context.lineWidth = width;

@@ -40,7 +40,7 @@ def explore(
     heads: int | Sequence[int] | None = None,
     max_tokens: int | None = None,
     names: str | Sequence[str] | None = None,
-    roles: Roles | Sequence[Roles | None] | None = None,
+    roles: Any = None,
     faithfulness: Any = None,
 ) -> AttentionPage:
     """The attention of a model as a page: tokens, patches or times, and what each of them attends to in every head.
@@ -62,9 +62,10 @@ def explore(
         max_tokens: The page shows the first so many tokens of a text, or times of a clip; what they give to later ones
             counts as the rest. The model reads all of them.
         names: Of the models on the page. Default: of their variants or classes.
-        roles: {(layer, head): role}, a mapping for each model; layer is the number of a block, or the name of an
-            attention module. `zoo.head_roles` finds them.
-        faithfulness: A table {row: {column: number}}, such as areas under deletion and insertion curves.
+        roles: The result of `zoo.head_roles`, or {(layer, head): role}, where layer is the number of a block or the
+            name of an attention module; a list has one for each model.
+        faithfulness: The result of `zoo.faithfulness` for these inputs, or a table {order: {column: number}}, which
+            stands below the maps.
 
     Raises:
         ValueError: Inputs that a model does not take, layers or heads that it does not have, or that have no attention
@@ -74,15 +75,13 @@ def explore(
     if not several:
         raise ValueError("no models given: expected one, or a list of them")
     titles = [names] if isinstance(names, str) else list(names or map(model_name, map(unwrap, several)))
-    of_models: list[Roles | None] = (
-        [roles] * len(several) if roles is None or isinstance(roles, Mapping) else list(roles)
-    )
+    of_models = list(roles) if isinstance(roles, list | tuple) else [roles] * len(several)
     for option, values in (("names", titles), ("roles", of_models)):
         if len(values) != len(several):
             raise ValueError(f"{option}= has {len(values)} entries for {len(several)} models: expected one for each")
     page = PageData()
     described = [
-        page.model(unwrap(model), inputs, title, layers, heads, max_tokens, found or {})
+        page.model(unwrap(model), inputs, title, layers, heads, max_tokens, roles_by_head(found))
         for model, title, found in zip(several, titles, of_models)
     ]
     description = {"keys": KEYS, "models": [each for each, _ in described], "faithfulness": table_of(faithfulness)}
@@ -94,12 +93,42 @@ def model_name(model: Any) -> str:
 
 
 def table_of(faithfulness: Any) -> list[list[Any]] | None:
-    """A mapping {row: {column: number}} as rows with a header. Raises ValueError for anything else."""
+    """A mapping {order: {column: number}}, or a result with such rows, as rows below a header.
+
+    Raises ValueError for anything else.
+    """
     if faithfulness is None:
         return None
-    rows = faithfulness if isinstance(faithfulness, Mapping) else None
-    if not rows or not all(isinstance(row, Mapping) and row for row in rows.values()):
-        raise ValueError(f"faithfulness={faithfulness!r:.100}: expected {{method: {{column: number}}}}")
-    columns = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
-    body = [[str(name), *({str(k): v for k, v in row.items()}.get(c) for c in columns)] for name, row in rows.items()]
-    return [["", *columns], *([cell if isinstance(cell, str) else rounded(cell) for cell in row] for row in body)]
+    rows = faithfulness
+    if isinstance(found := getattr(faithfulness, "rows", None), list):
+        columns = {"deletion": "deletion (lower is better)", "insertion": "insertion (higher is better)"}
+        rows = {row["order"]: {title: row[name] for name, title in columns.items()} for row in found}
+    if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) and row for row in rows.values()):
+        raise ValueError(
+            f"faithfulness={faithfulness!r:.100}: expected the result of zoo.faithfulness, or a table "
+            "{order: {column: number}}"
+        )
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    return [["", *map(str, names)], *([str(order), *(rounded(row.get(name)) for name in names)]
+                                      for order, row in rows.items())]  # fmt: skip
+
+
+def roles_by_head(roles: Any) -> Roles:
+    """{(layer, head): role} of a mapping, or of a result of `zoo.head_roles`.
+
+    Of a result it is the role in which the head is furthest above the best head with random weights, with its score;
+    heads that are above it in no role have none.
+    """
+    if roles is None or isinstance(roles, Mapping):
+        return roles or {}
+    rows = getattr(roles, "rows", None)
+    if not isinstance(rows, list):
+        raise ValueError(f"roles={roles!r:.100}: expected {{(layer, head): role}} or the result of zoo.head_roles")
+    controls: dict[str, float] = {}
+    for row in rows:
+        controls[row.role] = max(row.control, row.chance, controls.get(row.role, 0.0))
+    best: dict[tuple[int | str, int], Any] = {}
+    for row in sorted(rows, key=lambda row: row.score - controls[row.role]):
+        if row.score > controls[row.role]:
+            best[row.layer, row.head] = (row.role, row.score)
+    return best

@@ -6,6 +6,7 @@ const ARCS = 12; // of one position
 const ALL_ARCS = 80; // positions up to which the arcs of all are shown together
 const ROWS = 5; // keys of each query in the table
 const MATRIX = 420; // pixels
+const KEPT = 8; // layers that stay decompressed
 
 class Panel {
   // page: {selected(panel), hovered(panel, side, index)}
@@ -45,9 +46,9 @@ class Panel {
     this.title = element("h3", {});
     this.readout = element("p", { class: "readout", "aria-live": "polite" });
     this.views = element("div", { class: "views" });
-    this.arcs = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    this.arcs.setAttribute("class", "arcs");
-    this.arcs.setAttribute("aria-hidden", "true");
+    const fragment = element("div");
+    fragment.innerHTML = '<svg class="arcs" aria-hidden="true"></svg>';
+    this.arcs = fragment.firstChild;
     this.legend = element("p", { class: "legend" });
     this.matrix = new MatrixView((query, key) => this.hover("queries", query, key), (query) => this.pick("queries", query));
     this.table = details("This head as a table", () => this.headTable());
@@ -73,19 +74,27 @@ class Panel {
     this.state = { ...this.state, ...state };
     this.groups.select.value = this.state.group;
     const ticket = (this.ticket = {});
-    const key = `${this.state.group}/${this.state.layer}`;
     if (changed) await this.openGroup();
-    if (!this.layers.has(key)) {
-      const layer = this.layer;
-      this.layers.set(key, new LayerMaps(layer, await inflate(layer.block)));
-      if (this.layers.size > 6) this.layers.delete(this.layers.keys().next().value);
-    }
+    const maps = await this.load(this.state.layer);
     if (ticket !== this.ticket) return; // another head was chosen meanwhile
-    this.map = this.layers.get(key).head(this.state.head);
-    this.heads.show([this.state.layer, this.state.head]);
+    this.map = maps.head(this.state.head);
+    if (changed) this.heads.show([this.state.layer, this.state.head]);
+    else this.heads.choose([this.state.layer, this.state.head]);
     this.show();
     this.table.refresh();
     if (!quiet) this.page.selected(this);
+    // the next layer that arrow keys lead to
+    if (this.state.layer + 1 < this.group.layers.length) setTimeout(() => this.load(this.state.layer + 1), 50);
+  }
+
+  // The maps of a layer of the group, of which the last few that were used are kept.
+  load(index) {
+    const layer = this.group.layers[index];
+    if (layer && !this.layers.has(layer.block)) {
+      this.layers.set(layer.block, inflate(layer.block).then((bytes) => new LayerMaps(layer, bytes)));
+      if (this.layers.size > KEPT) this.layers.delete(this.layers.keys().next().value);
+    }
+    return layer && this.layers.get(layer.block);
   }
 
   async openGroup() {
@@ -222,14 +231,12 @@ class Panel {
     const frame = this.views.getBoundingClientRect();
     this.arcs.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
     const heavy = Math.max(...links.map(([, , weight]) => Math.abs(weight)), 1e-6);
-    for (const [from, to, weight] of links) {
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      path.setAttribute("d", arc(own.anchor(from), view.anchor(to), frame, own !== view));
-      path.setAttribute("stroke-width", (0.8 + 3 * shareOf(weight, heavy)).toFixed(2));
-      path.setAttribute("opacity", ((found ? 0.25 : 0.1) + 0.6 * Math.abs(weight)).toFixed(2));
-      if (weight < 0) path.setAttribute("stroke-dasharray", "4 3");
-      this.arcs.append(path);
-    }
+    this.arcs.innerHTML = links.map(([from, to, weight]) => {  // numbers alone
+      const path = arc(own.anchor(from), view.anchor(to), frame, own !== view);
+      const opacity = ((found ? 0.25 : 0.1) + 0.6 * Math.abs(weight)).toFixed(2);
+      const width = (0.8 + 3 * shareOf(weight, heavy)).toFixed(2);
+      return `<path d="${path}" stroke-width="${width}" opacity="${opacity}"${weight < 0 ? ' stroke-dasharray="4 3"' : ""}/>`;
+    }).join("");
   }
 
   headTable() {

@@ -51,8 +51,8 @@ class Patches:
         """The first columns of a grid with one row. Raises ValueError for a grid with several."""
         if self.grid[0] > 1:
             raise ValueError(
-                f"max_tokens={count}: the {self.kind} has {self.grid[0]} x {self.grid[1]} patches, which are shown "
-                "all or not: choose layers= or heads=, or load the model for a smaller input"
+                f"the {self.kind} has {self.grid[0]} x {self.grid[1]} patches, which are shown all or not: omit "
+                "max_tokens=, choose layers= or heads=, or load the model for a smaller input"
             )
         left, top, right, bottom = self.box
         end = left + (right - left) * count / self.grid[1]

@@ -1,0 +1,284 @@
+"""The page of `zoo.explore` without a browser: what is stored of maps, the positions of each modality, bad input."""
+
+import base64
+import html
+import json
+import math
+import re
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from zoo.cli.explore_run import split
+from zoo.cli.main import main
+from zoo.interpret.attention_maps import distance, entropy
+from zoo.interpret.explore.strongest import Reduction, StrongestKeys
+from zoo.preprocessing.image import ImageProcessor
+from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.tokenizer_training import train
+from zoo.preprocessing.whisper import WhisperProcessor
+
+TEXT = "a red bird sat on a green frog"
+SMALL: dict[str, Any] = dict(width=16, depth=2, heads=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def text_model() -> Any:
+    tokenizer = train("wordpiece", [TEXT] * 5, 100, max_length=40)
+    made = zoo.create_model("bert_tiny", vocab_size=tokenizer.vocab_size, mlp_dim=32, **SMALL).eval()
+    made.preprocess = tokenizer
+    return made
+
+
+def description(page: Any) -> dict[str, Any]:
+    return json.loads(re.search(r'id="description">(.*?)</script>', page.html, re.DOTALL)[1])
+
+
+def block(page: Any, number: int) -> bytes:
+    found = re.search(rf'id="block-{number}">(.*?)</script>', page.html)
+    return zlib.decompress(base64.b64decode(found[1]))
+
+
+def decoded(kept: StrongestKeys) -> tuple[Tensor, Tensor, Tensor]:
+    """(maps [H, N, M] with the strongest keys alone, rest [H, N], received [H, M]) as the page reads them."""
+    heads, queries, keys, count = kept.heads, kept.queries, kept.keys, kept.kept
+    values = torch.from_numpy(numpy.frombuffer(zlib.decompress(kept.data), numpy.uint8).copy()).double()
+    sizes = [heads * queries * count] * 3 + [heads * queries, heads * keys]
+    low, high, codes, rest, received = values.split(sizes)
+    columns = (low + 256 * high).view(heads, queries, count).cumsum(-1).long()
+    codes = codes.view(heads, queries, count)
+    if kept.signed:
+        weights = kept.scale * (codes - 128).sign() * ((codes - 128) / 127) ** 2
+    else:
+        weights = kept.scale * (codes / 255) ** 2
+    maps = torch.zeros(heads, queries, keys, dtype=torch.double).scatter_add(2, columns, weights)
+    squares = [kept.scale * (part / 255) ** 2 for part in (rest, received)]
+    return maps, squares[0].view(heads, queries), squares[1].view(heads, keys)
+
+
+# --- What is stored ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_strongest_keys_are_read_back(causal: bool) -> None:
+    scores = 3 * torch.randn(1, 2, 300, 300, generator=torch.Generator().manual_seed(0))
+    if causal:
+        scores = scores.masked_fill(torch.ones(300, 300, dtype=torch.bool).triu(1), -math.inf)
+    weights = scores.softmax(-1)
+    kept = Reduction(same=True)(weights)
+    maps, rest, received = decoded(kept)
+    best = weights[0].topk(32, -1)
+    expected = torch.zeros_like(weights[0]).scatter(2, best.indices, best.values)
+    assert torch.allclose(maps, expected.double(), atol=1 / 255, rtol=0)
+    # steps of the square root keep small weights apart
+    assert (maps.sqrt() - expected.double().sqrt()).abs().max() <= 0.51 / 255
+    assert torch.allclose(rest, (weights[0] - expected).sum(-1).double(), atol=1 / 255)
+    assert torch.allclose(received, weights[0].mean(1).double(), atol=1 / 255)
+    assert kept.entropy == pytest.approx(entropy(weights)[0].tolist())
+    assert kept.distance == pytest.approx(distance(weights)[0].tolist())
+    assert kept.thumbnails.shape == (2, 16, 16) and int(kept.thumbnails.max()) == 255
+
+
+def test_negative_weights_have_their_sign_and_no_entropy() -> None:
+    weights = torch.tensor([[[[0.5, -0.2, 0.7], [0.0, 0.0, 0.0]]]])
+    kept = Reduction()(weights)
+    assert kept.signed and kept.entropy is None and kept.distance is None
+    assert torch.allclose(decoded(kept)[0], weights[0].double(), atol=2 / 127)
+
+
+def test_positions_beyond_those_that_are_shown_are_the_rest() -> None:
+    weights = torch.full((1, 1, 4, 4), 0.25)
+    maps, rest, _ = decoded(Reduction(queries=3, keys=2)(weights))
+    assert maps.shape == (1, 3, 2) and torch.allclose(rest, torch.full((1, 3), 0.5, dtype=torch.double), atol=0.003)
+
+
+def test_the_page_of_a_text(text_model: Any, tmp_path: Path) -> None:
+    batch = text_model.preprocess(TEXT)
+    with zoo.capture(text_model) as maps, torch.no_grad():
+        alone = text_model(**batch)
+    roles = {(0, 1): "first token", ("blocks.1.mixer", 0): ("previous token", 0.912)}
+    page = zoo.explore(text_model, TEXT, names="BERT", roles=roles)
+    values = description(page)["models"][0]
+    assert values["positions"][0][0]["texts"] == ["[CLS]", *TEXT.split(), "[SEP]"]
+    layers = values["groups"][0]["layers"]
+    assert [layer["number"] for layer in layers] == [0, 1]
+    assert [layer["roles"] for layer in layers] == [["", "first token"], ["previous token 0.91", ""]]
+    for layer, weights in zip(layers, maps.values()):
+        kept = SimpleNamespace(**dict(zip(("heads", "queries", "keys", "kept"), layer["shape"])),
+                               data=zlib.compress(block(page, layer["block"])), scale=1.0, signed=False)  # fmt: skip
+        assert torch.allclose(decoded(kept)[0], weights[0].double(), atol=1 / 255)
+    assert torch.equal(text_model(**batch), alone)
+    assert page.save(tmp_path / "page.html").read_text() == page.html
+    assert html.unescape(re.search(r'srcdoc="(.*)"', page._repr_html_(), re.DOTALL)[1]) == page.html
+    assert "http://" not in page.html and "https://" not in page.html
+    assert "Attention weights are not always reasons" in page.html
+
+
+def test_max_tokens_layers_and_heads(text_model: Any) -> None:
+    group = description(zoo.explore(text_model, TEXT, max_tokens=4, layers=[-1], heads=[1]))["models"][0]["groups"][0]
+    assert group["cut"] and group["layers"][0]["heads"] == [1] and group["layers"][0]["shape"] == [1, 4, 4, 4]
+
+
+def test_tables_of_other_measures(text_model: Any) -> None:
+    rows = [{"order": "attention", "deletion": 0.41, "insertion": 0.7, "better": None}]
+    heads = [
+        SimpleNamespace(layer="blocks.0.mixer", head=h, role=role, score=score, chance=0.1, control=control)
+        for h, role, score, control in [(0, "first", 0.9, 0.2), (1, "first", 0.15, 0.1), (0, "next", 0.5, 0.3)]
+    ]
+    page = zoo.explore(text_model, TEXT, faithfulness=SimpleNamespace(rows=rows), roles=SimpleNamespace(rows=heads))
+    found = description(page)
+    assert found["faithfulness"][1] == ["attention", 0.41, 0.7]
+    # the second head is not above the best one with random weights
+    assert found["models"][0]["groups"][0]["layers"][0]["roles"] == ["first 0.90", ""]
+
+
+# --- Modalities -------------------------------------------------------------------------------------------------------
+
+
+def groups(page: Any) -> dict[str, tuple[list[Any], list[Any], list[int]]]:
+    """{group: (parts of the queries, parts of the keys, shape of a map)}."""
+    model = description(page)["models"][0]
+    return {group["name"]: (model["positions"][group["queries"]], model["positions"][group["keys"]],
+                            group["layers"][0]["shape"][1:3]) for group in model["groups"]}  # fmt: skip
+
+
+def test_images_with_a_class_token() -> None:
+    model = zoo.create_model("vit_tiny_patch16_224", image_size=64, mlp_dim=16, **SMALL).eval()
+    queries, _, shape = groups(zoo.explore(model, torch.zeros(3, 80, 64, dtype=torch.uint8)))["self-attention"]
+    assert queries[0]["texts"] == ["[CLS]"] and queries[1]["grid"] == [4, 4] and shape == [17, 17]
+    assert queries[1]["box"] == [0, 0, 1, 1] and queries[1]["image"].startswith("data:image/png;base64,")
+    with pytest.raises(ValueError, match="the image has 4 x 4 patches, which are shown all or not"):
+        zoo.explore(model, torch.zeros(3, 80, 64, dtype=torch.uint8), max_tokens=3)
+
+
+def test_spectrograms_and_waveforms() -> None:
+    wave = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * 0.1
+    model = zoo.create_model("ast_tiny", mlp_dim=16, **SMALL).eval()
+    queries, _, shape = groups(zoo.explore(model, (wave, 16000)))["self-attention"]
+    rows, columns = queries[1]["grid"]
+    assert queries[1]["kind"] == "audio" and shape == [2 + rows * columns] * 2 and queries[1]["seconds"] == 1.28
+    model = zoo.create_model("wav2vec2_tiny", mlp_dim=16, width=16, depth=1, heads=2, position_groups=2, seed=0).eval()
+    queries, _, shape = groups(zoo.explore(model, (wave, 16000), max_tokens=20))["self-attention"]
+    assert queries[0]["grid"] == [1, 20] and shape == [20, 20]
+    frame = 1 / int(model.frames(16000))
+    assert queries[0]["seconds"] == pytest.approx(20 * frame, abs=2 * frame)
+
+
+def test_a_clip_and_its_transcript() -> None:
+    tokenizer = train("whisper", ["red car", "car red"] * 3, 280, max_length=40)
+    ids = {name: tokenizer.id("eos") for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+    model = zoo.create_model("whisper_nano", vocab_size=tokenizer.vocab_size, frames=200, mel_bins=16,
+                             decoder_start_token_id=1, **SMALL, **ids).eval()  # fmt: skip
+    model.preprocess = WhisperProcessor(sampling_rate=8000, num_mel_bins=16, frames=200, tokenizer=tokenizer)
+    found = groups(zoo.explore(model, [(0.1 * torch.randn(8000), 8000), "red car"]))
+    queries, keys, shape = found["decoder to encoder"]
+    assert queries[0]["texts"][1:] == ["red", "car"] and keys[0]["grid"] == [1, 50] and shape == [3, 50]
+    assert found["encoder"][2] == [50, 50] and keys[0]["seconds"] == 1.0
+    assert len(groups(zoo.explore(model, (0.1 * torch.randn(8000), 8000)))["decoder"][0][0]["texts"]) > 1
+
+
+def test_source_and_target_texts() -> None:
+    tokenizer = train("seq2seq", ["the dog sleeps", "der Hund bellt"] * 3, 300)
+    ids = {f"{name}_token_id": tokenizer.id(name) for name in ("bos", "eos", "pad")}
+    model = zoo.create_model("transformer_nano", vocab_size=tokenizer.vocab_size, mlp_dim=16, **SMALL,
+                             decoder_start_token_id=ids["bos_token_id"], **ids).eval()  # fmt: skip
+    model.preprocess = tokenizer
+    queries, keys, shape = groups(zoo.explore(model, ("the dog sleeps", "der Hund bellt")))["decoder to encoder"]
+    assert keys[0]["texts"] == ["the", "dog", "sleeps", "</s>"] and queries[0]["texts"][1:] == ["der", "Hund", "bellt"]
+    assert shape == [len(queries[0]["texts"]), len(keys[0]["texts"])]
+
+
+def test_an_image_and_its_text() -> None:
+    tokenizer = train("wordpiece", [TEXT] * 5, 100, max_length=16)
+    text = {"name": "bert_tiny", "depth": 1, "width": 32, "heads": 2, "vocab_size": 100, "mlp_dim": 16}
+    image = {"name": "vit_cifar_tiny", "depth": 1, "width": 32, "heads": 2, "mlp_dim": 16}
+    model = zoo.contrast(image=image, text=text, width=24, seed=0).eval()
+    model.preprocess = MultimodalProcessor(image=ImageProcessor(size=(32, 32)), text=tokenizer)
+    pixels = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    assert set(groups(zoo.explore(model, [pixels, TEXT]))) == {"image", "text"}
+    assert set(groups(zoo.explore(model, {"images": pixels}))) == {"image"}
+    with pytest.raises(ValueError, match="given several of the modality text"):
+        zoo.explore(model, [TEXT, TEXT])
+    with pytest.raises(ValueError, match="takes no 'audio': expected 'images', 'text'"):
+        zoo.explore(model, {"audio": "a.wav"})
+
+
+def test_layers_without_weights_are_named() -> None:
+    tokenizer = train("bpe", [TEXT] * 5, 300)
+    model = zoo.create_model("granite4_nano", vocab_size=tokenizer.vocab_size, seed=0).eval()
+    model.preprocess = tokenizer
+    missing = description(zoo.explore(model, TEXT, layers="*"))["models"][0]["missing"]
+    assert missing and all(name.startswith("blocks.") and "(Mamba2" in name for name in missing)
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_shown_says_what_to_choose(text_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.interpret.explore.maps.MAX_POSITIONS", 5)
+    with pytest.raises(ValueError, match="has 10 positions in self-attention, and a page shows at most 5: choose max_"):
+        zoo.explore(text_model, TEXT)
+    monkeypatch.setattr("zoo.interpret.explore.maps.MAX_BYTES", 100)
+    with pytest.raises(ValueError, match=r"would have about .* MB, expected at most 0 MB: choose layers="):
+        zoo.explore(text_model, TEXT, max_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0: expected a whole number"),
+        ({"roles": {(9, 0): "a"}}, r"roles: the model has no layer 9; its layers are \[blocks.0.mixer"),
+        ({"roles": {3: "a"}}, "roles: expected"),
+        ({"roles": "previous"}, "roles='previous': expected"),
+        ({"names": ["a", "b"]}, "names= has 2 entries for 1 models"),
+        ({"faithfulness": {"a": 1}}, "faithfulness=.* expected the result of zoo.faithfulness"),
+        ({"heads": 7}, "heads=7 is out of range"),
+    ],
+)  # fmt: skip
+def test_options_that_are_not_valid(text_model: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zoo.explore(text_model, TEXT, **options)
+
+
+def test_inputs_that_are_not_valid(text_model: Any) -> None:
+    for models, inputs, message in (
+        (text_model, [TEXT, TEXT], "a page shows one input"),
+        (text_model, [], "no input given"),
+        ([], TEXT, "no models given"),
+        (torch.nn.Linear(2, 2), TEXT, "expected a zoo.Model, given a Linear"),
+        (zoo.create_model("bert_tiny", vocab_size=99, **SMALL), TEXT, "has no preprocessing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zoo.explore(models, inputs)
+
+
+def test_the_command(text_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("before", "after"):
+        zoo.save(text_model, tmp_path / name)
+    page = tmp_path / "page.html"
+    before, after = str(tmp_path / "before"), str(tmp_path / "after")
+    assert main(["explore", before, after, TEXT, "--html", str(page), "--layers", "0,-1", "--heads", "1"]) == 0
+    assert "page.html (0.1 MB) shows the attention of" in capsys.readouterr().out
+    found = description(SimpleNamespace(html=page.read_text()))
+    assert [model["name"] for model in found["models"]] == ["before", "after"]
+    assert main(["explore", before, "--pair", "a red", "bird", "--html", str(page)]) == 0
+    assert main(["explore", before, "--html", str(page)]) == 2 and "give an input" in capsys.readouterr().err
+    assert main(["explore", before, TEXT, "--html", str(page), "--heads", "x"]) == 2
+
+
+def test_models_and_inputs_of_a_command_line(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert split("org/name", ["a text"], False) == (["org/name"], ["a text"])
+    assert split("org/name", [folder, "other/model", "cat.png", "a cat"], False) == (
+        ["org/name", folder, "other/model"], ["cat.png", "a cat"])  # fmt: skip
+    assert split("org/name", ["either/or"], False) == (["org/name"], ["either/or"])
+    assert split("org/name", [folder], True) == (["org/name", folder], [])
+    with pytest.raises(ValueError, match="is a folder: after the models, give one input"):
+        split("org/name", [folder], False)
