@@ -4,6 +4,7 @@
 
 const ARCS = 12; // of one position
 const ALL_ARCS = 80; // positions up to which the arcs of all are shown together
+const NAMED = 6; // positions in a sentence
 const ROWS = 5; // keys of each query in the table
 const MATRIX = 420; // pixels
 const KEPT = 8; // layers that stay decompressed
@@ -50,6 +51,7 @@ class Panel {
     fragment.innerHTML = '<svg class="arcs" aria-hidden="true"></svg>';
     this.arcs = fragment.firstChild;
     this.legend = element("p", { class: "legend" });
+    this.without = element("code");
     this.matrix = new MatrixView((query, key) => this.hover("queries", query, key), (query) => this.pick("queries", query));
     this.table = details("This head as a table", () => this.headTable());
     this.all = details("All heads as a table", () => this.allTable());
@@ -63,7 +65,8 @@ class Panel {
       element("div", { class: "bar" }, element("h2", {}, element("bdi", {}, this.model.name)), ...notes,
         element("div", { class: "choices" }, this.groups.label, this.sorts.label, this.direction.label)),
       this.left,
-      element("div", { class: "right" }, this.title, this.readout, this.views, this.legend),
+      element("div", { class: "right" }, this.title, this.readout, this.views, this.legend,
+        element("p", { class: "legend" }, "Does the output need this head? ", this.without)),
       element("div", { class: "below" }, this.matrix.element, this.table.element, this.all.element));
     this.element.addEventListener("keydown", (event) => event.key === "Escape" && this.release());
   }
@@ -181,6 +184,8 @@ class Panel {
     if (own !== view) own.show(new Float32Array(own.count), active ? active.index : null);
     const most = view.show(weights, active && own === view ? active.index : null, this.layer.signed);
     this.title.textContent = describeHead(this.heads.chosen()).replace(/^l/, "L");
+    const number = this.layer.heads[this.state.head];
+    this.without.textContent = `with zoo.intervene(model, {"${this.layer.name}": zoo.ablate(heads=${number})}): ...`;
     this.readout.textContent = this.sentence(found, view, own);
     this.showLegend(most, active);
     this.showArcs(found, own, view);
@@ -194,14 +199,15 @@ class Panel {
     const name = own.label(active.index);
     const verb = active.side === "queries" ? "attends to" : "is attended to by";
     if (!found.length) return `${name} ${verb} nothing`;
-    const parts = found.slice(0, 6).map(([index, weight]) => `${view.label(index)} ${percent(weight)}`);
-    const others = active.side === "queries" ? `; all others together ${percent(this.othersOf(found))}` : "";
+    const named = found.slice(0, NAMED).filter(([, weight]) => Math.abs(weight) >= 0.0005);
+    const parts = named.map(([index, weight]) => `${view.label(index)} ${percent(weight)}`);
+    const others = active.side === "queries" ? `; all others together ${percent(this.othersOf(found.slice(named.length)))}` : "";
     return `${name} ${verb} ${parts.join(", ")}${others}`;
   }
 
   // The sum of the weights that the sentence does not name.
-  othersOf(found) {
-    return found.slice(6).reduce((sum, [, weight]) => sum + Math.abs(weight), this.map.rest[this.active.index]);
+  othersOf(unnamed) {
+    return unnamed.reduce((sum, [, weight]) => sum + Math.abs(weight), this.map.rest[this.active.index]);
   }
 
   showLegend(most, active) {
