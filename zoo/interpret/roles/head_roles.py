@@ -45,7 +45,7 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
     chance level is the score of attention that is uniform over the keys which each query may attend to, the control
     that of the same architecture with random weights; both are computed on the same inputs.
 
-    Texts: `previous`, `next` and `separator`, `punctuation` (Clark et al. 2019, https://arxiv.org/abs/1906.04341),
+    Texts: `previous`, `next`, `separator`, `punctuation` (Clark et al. 2019, https://arxiv.org/abs/1906.04341),
     `same`, `first` (Xiao et al. 2023, https://arxiv.org/abs/2309.17453), `rare`, the rarest tokens of each text, by the
     number of times that they occur in all of them (Voita et al. 2019, https://arxiv.org/abs/1905.09418). On generated
     inputs: `induction`, on random tokens that are repeated (Olsson et al. 2022, https://arxiv.org/abs/2209.11895),
@@ -94,11 +94,9 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
     ]
     rows, impossible = without_impossible(rows, measurement.signed)
     missing = {prefix + name: kind for name, kind in measurement.missing.items()}
-    size = f"{len(items)} {MODALITIES[modality].plural}" if items else "generated inputs"
-    order = {role: i for i, role in enumerate(ROLES)}
-    return HeadRoles(
-        sorted(rows, key=lambda row: order[row.role]), left_out | impossible, missing, f"{type(part).__name__}, {size}"
-    )
+    source = f"{len(items)} {MODALITIES[modality].plural}" if items else "generated inputs"
+    rows.sort(key=lambda row: list(ROLES).index(row.role))
+    return HeadRoles(rows, left_out | impossible, missing, f"{type(part).__name__}, {source}")
 
 
 def as_items(data: Any) -> list[Any]:

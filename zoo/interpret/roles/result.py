@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from zoo.interpret.roles.plot import RolePanel, plot_roles
 from zoo.utils.errors import check_choice
 
 if TYPE_CHECKING:
@@ -129,6 +132,14 @@ class HeadRoles:
 
     def plot(self, path: str | Path | None = None, roles: Sequence[str] | None = None) -> "Figure":
         """Plot layers by heads, a panel for each role. path: PNG file to write. roles: which ones, default all."""
-        from zoo.interpret.roles.plot import plot_roles
+        return plot_roles([self.panel(role) for role in (self.roles if roles is None else roles)], path)
 
-        return plot_roles(self, path, self.roles if roles is None else list(roles))
+    def panel(self, role: str) -> RolePanel:
+        """The scores of a role for a plot."""
+        rows = self.of_role(role)
+        layers = list(dict.fromkeys(row.layer for row in self.rows if row.role == role))
+        scores = torch.full((len(layers), 1 + max(row.head for row in rows)), torch.nan)
+        for row in rows:
+            scores[layers.index(row.layer), row.head] = row.score
+        limits = f"chance {rows[0].chance:.2f}, random weights {self.best_control(role):.2f}"
+        return RolePanel(f"{role}\n{limits}", layers, scores, role in SIGNED)
