@@ -114,7 +114,10 @@ class HeadRoles:
     def __str__(self) -> str:
         parts = [self.source] if self.source else []
         parts += [self.table()]
-        parts += [f"not measured: {role}: {reason}" for role, reason in self.left_out.items()]
+        reasons: dict[str, list[str]] = {}
+        for role, reason in self.left_out.items():
+            reasons.setdefault(reason, []).append(role)
+        parts += [f"not measured: {', '.join(roles)}: {reason}" for reason, roles in reasons.items()]
         if self.missing:
             names = ", ".join(f"{name} ({kind})" for name, kind in self.missing.items())
             parts.append(f"layers without attention weights: {names}")
