@@ -37,6 +37,7 @@ _WHERE = {
     "intervene": "interpret.intervene",
     "ablate": "interpret.intervene",
     "patch": "interpret.intervene",
+    "logit_lens": "interpret.logit_lens",
     "rollout": "interpret.attention_maps",
     "plot_attention": "interpret.plot",
     "explore": "interpret.explore.page",

@@ -54,8 +54,11 @@ class Recorder:
         """Hook: the module has run."""
         if recomputing():
             return
-        value = self.value(output)
-        self.captured.store(self.name, value if self.reduce is None else self.reduce(value))
+        value: Any = self.value(output)
+        if self.reduce is not None:
+            value = self.reduce(value)
+            value = own_memory(value) if isinstance(value, Tensor) else value  # a part of a map would keep all of it
+        self.captured.store(self.name, value)
 
     def value(self, output: Tensor) -> Tensor:
         """The activations of a module that returned `output` [B, N, D], or [1, T, D] without padding."""

@@ -135,8 +135,8 @@ def match_layers(
     found = [name for name in names if f"{name}.".startswith(prefixes)] if prefixes else []
     if not found:
         depth = max((depth for _, depth in places.values()), default=0)
-        lacks = "attention" if noun == "attention layer" else f"an {noun}" if noun == "MLP" else f"a {noun}"
-        raise ValueError(f"layers={choice}: no block with this number has {lacks}; blocks: 0 to {depth - 1}")
+        has = {"attention layer": "has attention", "block": "is there", "MLP": "has an MLP"}.get(noun, f"has a {noun}")
+        raise ValueError(f"layers={choice}: no block with this number {has}; blocks: 0 to {depth - 1}")
     return found
 
 

@@ -25,7 +25,7 @@ from zoo.nn.sparse_attention import (
 
 EXTRA = ("gates", "global_inputs")  # what some cores take beside queries, keys, mask and bias
 NOTHING: Mapping[str, Any] = {}
-SLICE_ENTRIES = 1 << 18  # of a map that is computed at once, where heads are independent
+SLICE_ENTRIES = 1 << 17  # of a map that is computed at once, where heads are independent
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.
 # For other cores, which may mix heads, all heads are computed first.
 SEPARATE_HEADS: dict[type[Core], tuple[str, ...]] = {
