@@ -125,7 +125,7 @@ def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
     if head == "ctc":
         return ctc_losses(model, scores, batch, labels)
     if head in ("lm", "masked_lm", "token"):
-        return token_losses(model, scores, labels, inputs)
+        return token_losses(scores, labels, inputs.get("decoder_attention_mask" if decodes else "attention_mask"))
     raise ValueError(f"head={head!r} has no loss of its own: pass loss=, a function (output, batch) -> loss of rows")
 
 
@@ -162,12 +162,12 @@ def class_losses(model: Any, scores: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none").mean(1)
 
 
-def token_losses(model: Any, scores: Tensor, labels: Tensor, inputs: Batch) -> Tensor:
-    """Mean cross-entropy of the tokens of each row that have a label; padding has none."""
+def token_losses(scores: Tensor, labels: Tensor, keep: Tensor | None) -> Tensor:
+    """Mean cross-entropy of the tokens of each row that have a label; padding, where keep [B, N] is 0, has none."""
     if labels.shape != scores.shape[:2] or labels.is_floating_point():
         raise ValueError(f"labels are {list(labels.shape)} of {labels.dtype}, expected whole numbers "
                          f"{list(scores.shape[:2])}, a token for each position, -100 where there is none")  # fmt: skip
-    if (keep := inputs.get("attention_mask")) is not None and keep.shape == labels.shape:
+    if keep is not None and keep.shape == labels.shape:
         labels = labels.masked_fill(~keep.bool(), IGNORED)
     each = F.cross_entropy(scores.transpose(1, 2), labels.long(), reduction="none", ignore_index=IGNORED)
     return each.sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
