@@ -25,6 +25,7 @@ from zoo.interpret.attribution_gradients import (
     integrated_gradients,
 )
 from zoo.interpret.attribution_target import Target, find_target
+from zoo.interpret.plot_attribution import plot_attribution
 from zoo.interpret.replacements import choices
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
 from zoo.utils.errors import check_choice, is_number
@@ -76,8 +77,6 @@ class Attribution:
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         """Plot the scores: tokens as bars, patches over images and spectrograms. path: PNG file to write."""
-        from zoo.interpret.plot_attribution import plot_attribution
-
         return plot_attribution(self, path)
 
 
@@ -127,15 +126,7 @@ def attribute(
 
     Raises: ValueError for a method or target that the model does not have, ImportError without captum.
     """
-    check_method(method)
-    if options and not method.startswith(CAPTUM):
-        raise ValueError(f"options={dict(options)!r} are for methods of captum, and method={method!r}")
-    if not is_number(tolerance) or tolerance <= 0:
-        raise ValueError(f"tolerance={tolerance!r}: expected a number above 0")
-    usual = BATCH_OF_MAPS if method in ATTENTION else BATCH
-    size = usual if batch_size is None else batch_size
-    if type(size) is not int or size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+    size = checked_batch_size(method, batch_size, tolerance, options)
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)
     chosen = target if isinstance(target, Target) else find_target(found, target)
     starts = baselines(found, baseline)
@@ -152,6 +143,20 @@ def attribute(
         scores = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     kept = {name: (x * found.parts[name].keep).float().cpu() for name, x in scores.items()}
     return Attribution(method, chosen.labels, kept, completeness, inputs=found)
+
+
+def checked_batch_size(method: Any, batch_size: int | None, tolerance: Any, options: Any) -> int:
+    """The batch size of a method. Raises ValueError for arguments of `attribute` that it cannot have."""
+    check_method(method)
+    if options and not method.startswith(CAPTUM):
+        raise ValueError(f"options={dict(options)!r} are for methods of captum, and method={method!r}")
+    if not is_number(tolerance) or tolerance <= 0:
+        raise ValueError(f"tolerance={tolerance!r}: expected a number above 0")
+    usual = BATCH_OF_MAPS if method in ATTENTION else BATCH
+    size = usual if batch_size is None else batch_size
+    if type(size) is not int or size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+    return size
 
 
 def check_method(method: Any) -> None:

@@ -7,7 +7,7 @@ Each sentence is scored twice: by what the probability loses when the sentence i
 over its tokens. Then the sentences with the highest scores are removed together, and as many random ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -135,17 +135,7 @@ def deciding_sentences(
     removal = [float(whole[number] - p) for p in alone]
     scores = None if method is None else reader.attribution(text, spans, number, method)
     orders = {"removal": removal} | ({} if scores is None else {"attribution": scores})
-    counts = sorted({count for count in top if 0 < count < len(spans)})
-    test = []
-    for name, values in orders.items():
-        order = sorted(range(len(spans)), key=lambda i: -values[i])
-        found = reader.probabilities([without(text, spans, order[:count]) for count in counts])[:, number]
-        test += [Deletion(name, count, float(p)) for count, p in zip(counts, found)]
-    generator = torch.Generator().manual_seed(seed)
-    for count in counts:
-        chosen = [torch.randperm(len(spans), generator=generator)[:count].tolist() for _ in range(random_orders)]
-        found = reader.probabilities([without(text, spans, some) for some in chosen])[:, number]
-        test.append(Deletion(RANDOM, count, float(found.mean()), float(found.std(correction=min(1, len(found) - 1)))))
+    test = reader.deletions(text, spans, number, orders, top, (random_orders, seed))
     sentences = [Sentence(text[a:b], a, b, removal[i], None if scores is None else scores[i])
                  for i, (a, b) in enumerate(spans)]  # fmt: skip
     label = label_names(reader.model, len(whole))[number]
@@ -225,6 +215,33 @@ class Reader:
             return target
         raise ValueError(f"target={target!r} is not a class of the model: expected one of {', '.join(names[:8])}, or a "
                          f"number from 0 to {len(names) - 1}")  # fmt: skip
+
+    def deletions(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        number: int,
+        orders: Mapping[str, Sequence[float]],
+        top: Sequence[int],
+        chance: tuple[int, int],
+    ) -> list[Deletion]:
+        """The probabilities of a class without the highest sentences of each order, and without random ones.
+
+        chance: (random choices, their seed).
+        """
+        counts = sorted({count for count in top if 0 < count < len(spans)})
+        found = []
+        for name, values in orders.items():
+            order = sorted(range(len(spans)), key=lambda i: -values[i])
+            texts = [without(text, spans, order[:count]) for count in counts]
+            probabilities = self.probabilities(texts)[:, number].tolist() if counts else []
+            found += [Deletion(name, count, p) for count, p in zip(counts, probabilities)]
+        generator = torch.Generator().manual_seed(chance[1])
+        for count in counts:
+            chosen = [torch.randperm(len(spans), generator=generator)[:count].tolist() for _ in range(chance[0])]
+            p = self.probabilities([without(text, spans, some) for some in chosen])[:, number]
+            found.append(Deletion(RANDOM, count, float(p.mean()), float(p.std(correction=min(1, len(p) - 1)))))
+        return found
 
     def attribution(self, text: str, spans: Sequence[tuple[int, int]], number: int, method: str) -> list[float]:
         """The sum of the scores of the tokens of each sentence, the mean over the windows of the text; a token that two

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo.interpret.attribution import Attribution, attribute, check_method
 from zoo.interpret.attribution_target import Target, find_target
+from zoo.interpret.plot_attribution import plot_faithfulness
 from zoo.interpret.replacements import choices, replacement_values, token_id
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
 from zoo.utils.errors import check_choice
@@ -104,8 +105,6 @@ class FaithfulnessResult:
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         """Plot the curves, means over the inputs. path: PNG file to write."""
-        from zoo.interpret.plot_attribution import plot_faithfulness
-
         return plot_faithfulness(self, path)
 
 

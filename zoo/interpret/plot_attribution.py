@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from zoo.interpret.attribution import Attribution
-    from zoo.interpret.faithfulness import FaithfulnessResult
-
 DIVERGING = "PuOr"  # orange and purple, which color-blind readers can distinguish
 TOKENS, ROWS = 60, 8  # that are plotted
 GRAY = "#777777"
 
 
-def plot_attribution(found: "Attribution", path: str | Path | None = None) -> "Figure":
+def plot_attribution(found: Any, path: str | Path | None = None) -> "Figure":
     """Plot scores, a row for each input (up to 8) and a column for each part.
 
     Tokens are bars; patches are colors over the image or spectrogram, purple for scores above 0, orange below.
+
+    found: an `Attribution`. path: PNG file to write.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -83,8 +82,11 @@ def plot_over(axis: "Axes", part: Part, values: Tensor, scores: Tensor) -> None:
     axis.set(xticks=[], yticks=[])
 
 
-def plot_faithfulness(result: "FaithfulnessResult", path: str | Path | None = None) -> "Figure":
-    """Plot deletion (left) and insertion curves (right), means over the inputs; random order is gray and dashed."""
+def plot_faithfulness(result: Any, path: str | Path | None = None) -> "Figure":
+    """Plot deletion (left) and insertion curves (right), means over the inputs; random order is gray and dashed.
+
+    result: a `FaithfulnessResult`. path: PNG file to write.
+    """
     figure = make_figure(8.6, 3.4, DPI)
     axes = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
     rows = result.rows
