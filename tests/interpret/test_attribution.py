@@ -249,3 +249,19 @@ def test_models_that_it_refuses(bert: Any, vit: Any) -> None:
     with pytest.raises(ValueError, match="no preprocessing"):
         zoo.attribute(zoo.create_model("bert_tiny", head="classify", **SMALL), "a text")
     assert set(OF_ATTENTION) < set(METHODS)
+    constant = zoo.create_model("vit_cifar_tiny", **SMALL)
+    constant.forward = torch.no_grad()(constant.forward)
+    with pytest.raises(ValueError, match="the output of ViT has no gradient with respect to its input"):
+        zoo.attribute(constant, {"pixel_values": images(1)}, method="input_x_gradient")
+
+
+@pytest.mark.parametrize(("name", "key"), [("bart_nano", "input_ids"), ("blip_nano", "pixel_values")])
+def test_the_first_token_that_is_written(name: str, key: str) -> None:
+    """Without the tokens of the decoder, its start token is read, and the most probable next one explained."""
+    model = zoo.create_model(name, seed=0, **({"head": "lm"} if name == "blip_nano" else {})).eval()
+    batch = {key: example_batch(model)[key][:1]}
+    found = zoo.attribute(model, batch, method="input_x_gradient")
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    with torch.no_grad():
+        best = model(**batch, **{f"{model.decoder_prefix}input_ids": start})[0, 0].argmax()
+    assert found.targets == [str(int(best))] and found["target"].shape == (1, 1)
