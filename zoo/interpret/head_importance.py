@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.interpret.capture import eager_mode, unwrap
 from zoo.interpret.head_scores import HeadImportance
+from zoo.interpret.hooks import eager_mode, unwrap
+from zoo.interpret.intervene import ablate, intervene
 from zoo.interpret.row_losses import Batch, Loss, batches_of, row_losses
 from zoo.interpret.select_layers import Layers, block_places, match_layers
 from zoo.models.base import Model
@@ -204,26 +205,10 @@ def by_ablation(
         for name, attention in layers.items():
             values = []
             for head in range(attention.core.spec.heads):
-                with head_at_zero(attention, head):
+                with intervene(model, {name: ablate(heads=head)}):
                     values.append(mean_loss()[0] - whole)
             scores[name] = torch.tensor(values, dtype=torch.float64)
     return scores, whole, rows
-
-
-@contextmanager
-def head_at_zero(attention: Attention, head: int) -> Iterator[None]:
-    """An attention whose head gives zeros."""
-
-    def zero(out: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        y = args[0].clone()
-        y[..., head * attention.head_dim : (head + 1) * attention.head_dim] = 0
-        return (y,)
-
-    handle = attention.out.register_forward_pre_hook(zero)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def check_rows(rows: int) -> None:
