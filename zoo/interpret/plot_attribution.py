@@ -32,7 +32,8 @@ def plot_attribution(found: Any, path: str | Path | None = None) -> "Figure":
     from matplotlib.colors import Normalize
 
     rows = min(len(found.targets), ROWS)
-    figure = make_figure(1.2 + 5.2 * len(found.scores), 0.5 + 2.4 * rows, DPI)
+    width = sum(2.6 if name == "image" else 5.2 for name in found.scores)
+    figure = make_figure(1.2 + width, 0.5 + 2.4 * rows, DPI)
     axes = figure.subplots(rows, len(found.scores), squeeze=False)
     over = False
     for row in range(rows):
@@ -44,7 +45,9 @@ def plot_attribution(found: Any, path: str | Path | None = None) -> "Figure":
             else:
                 plot_over(axis, part, found.inputs.batch[part.key][row].float().cpu(), own)
                 over = True
-            axis.set_title(label_text(f"{found.targets[row]}: {found.method} of {name}", 60), fontsize=8)
+            axis.set_title(
+                label_text(f"{found.targets[row]}: {found.method} of {name}", 34 if name == "image" else 60), fontsize=8
+            )
     if over:
         bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), cmap=DIVERGING), ax=axes, shrink=0.6, aspect=20)
         bar.set_ticks([-1, 0, 1], labels=["against", "0", "for"], fontsize=8)
