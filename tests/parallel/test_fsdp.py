@@ -2,12 +2,19 @@
 
 from typing import Any
 
+import pytest
 import torch
+from live_memory import LiveMemory
+from parallel_cases import Gradients, difference
 from ranks import ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 import zoo
+from zoo.nn.losses import cross_entropy
+from zoo.parallel import Plan, parallelize
 from zoo.parallel.fsdp import shard
+from zoo.parallel.shards import whole
+from zoo.tasks.language_modeling import Predictions, output_layer
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "vocab_size": 50}
 IDS = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -45,3 +52,57 @@ def test_towers_and_a_scalar_parameter() -> None:
     for found in ranks(2, sharded, "towers"):
         for one, other in zip(found, outputs(two_towers()), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+# --- the loss of language models --------------------------------------------------------------------------------------
+
+
+def language_model(tied: bool) -> Any:
+    sizes = TEXT | dict(vocab_size=500, depth=1, max_length=32, dropout=0.0, tie_word_embeddings=tied)
+    return zoo.create_model("gpt_nano", seed=0, **sizes).double()
+
+
+def loss_of_labels(model: Any, rows: slice, *, chunked: bool) -> torch.Tensor:
+    """The mean loss over chunks of 16 tokens, or from all logits."""
+    ids = torch.randint(5, 500, (8, 32), generator=torch.Generator().manual_seed(0))
+    layer = output_layer(model) if chunked else None
+    assert (layer is not None) == chunked
+    x = model(input_ids=ids[rows]) if layer is None else model.head.features(model.encode(input_ids=ids[rows]))
+    return Predictions(x.flatten(0, 1), ids.roll(-1, 1)[rows].flatten(), layer).cross_entropy("sum") / 256
+
+
+def gradients_and_memory(rank: int, plans: tuple[Plan, ...], tied: bool) -> list[tuple[Gradients, int, int]]:
+    """(gradients, memory with chunks, memory with all logits) of each plan."""
+    cross_entropy._ENTRIES, cross_entropy._LEAST_ROWS = 16 * 500, 1
+    results = []
+    for plan in plans:
+        memory = {}
+        for chunked in (False, True):
+            model = parallelize(language_model(tied), plan, plan.mesh("cpu"))
+            for _ in range(2):  # two passes, whose gradients are added up
+                with LiveMemory() as measured:
+                    loss_of_labels(model, slice(4 * rank, 4 * rank + 4), chunked=chunked).backward()
+            memory[chunked] = measured.peak
+        found = {name: 2 * whole(p.grad) for name, p in model.named_parameters()}
+        results.append((found, memory[True], memory[False]))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("tied", "plans"),
+    [
+        (True, (Plan(data=2), Plan(shard=2, mixed_precision="bf16"))),
+        (False, (Plan(shard=2, checkpointing="full"),)),
+    ],
+    ids=["shared embeddings", "own head"],
+)
+def test_the_loss_of_language_models_in_chunks(tied: bool, plans: tuple[Plan, ...]) -> None:
+    """The gradients are those of one process from all logits, which are not stored."""
+    model = language_model(tied)
+    for _ in range(2):
+        loss_of_labels(model, slice(None), chunked=False).backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    for own in ranks(2, gradients_and_memory, plans, tied):
+        for plan, (found, memory, stored) in zip(plans, own, strict=True):
+            assert difference(found, expected) < (5e-2 if plan.mixed_precision else 1e-12), plan
+            assert stored - memory > 128 * 500 * (4 if plan.mixed_precision else 8), (plan, memory, stored)

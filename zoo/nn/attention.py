@@ -148,14 +148,19 @@ class Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
 
 
-def is_plain_linear(linear: nn.Module) -> bool:
-    """Whether calling it only multiplies by its weight: no adapter, hook, parametrization, sharding or own forward."""
+def is_plain_linear(linear: nn.Module, *, sharded: bool = False) -> bool:
+    """Whether calling it only multiplies by its weight: no adapter, hook, parametrization, sharding or own forward.
+
+    sharded: its weight may be one that FSDP2 gathers before it is called.
+    """
     cls = type(linear)
     own = cls.__module__.startswith("zoo.") and cls.forward is nn.Linear.forward  # only other initial values
-    if not (cls is nn.Linear or own) or type(linear.weight) is not nn.Parameter or "forward" in vars(linear):
+    if not (cls is nn.Linear or own) or "forward" in vars(linear) or "parametrizations" in linear._modules:
+        return False
+    if not sharded and type(linear.weight) is not nn.Parameter:
         return False
     hooks = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
-    return not hooks and type(linear.weight.data) is Tensor
+    return not hooks and (sharded or type(linear.weight.data) is Tensor)
 
 
 def build_gate(width: int, core: GatedCore) -> nn.Module:

@@ -5,14 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from zoo.parallel.config import PlanSettings
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
+_KEEP_WHOLE: WeakSet[nn.Module] = WeakSet()
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,10 +31,13 @@ def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) 
     if isinstance(model, FSDPModule):
         return model
     make_vectors(model)
+    divided = has_parts(model)
     options = {} if plan is None else fsdp_options(plan)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, **options | inner_policy(options))
     fully_shard(model, mesh=mesh, **options)
+    if not divided:
+        _KEEP_WHOLE.add(model)
     register_encode_methods(model)
     return model
 
@@ -66,10 +72,24 @@ def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     if not isinstance(model, ReplicateModule):
         make_vectors(model)
+        divided = has_parts(model)
         for module in (*blocks_of(model), model):
             average(module, mesh=mesh)
+        if not divided:
+            _KEEP_WHOLE.add(model)
         register_encode_methods(model)
     return model
+
+
+def has_parts(model: nn.Module) -> bool:
+    """Whether tensor parallelism has divided a model."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def keeps_whole(model: nn.Module) -> bool:
+    """Whether the parameters outside of blocks are whole between `encode` and the backward pass, as FSDP2 leaves those
+    of the outermost module: after `shard` and `replicate` of a model that tensor parallelism has not divided."""
+    return model in _KEEP_WHOLE
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
+from zoo.parallel.fsdp import keeps_whole
 from zoo.parallel.stages import LastStage
 from zoo.parallel.vocabulary import VocabularyLinear
 from zoo.tasks.base import Task, as_batch_dict
@@ -210,24 +211,27 @@ class Predictions:
 
 def output_layer(model: nn.Module | LastStage) -> nn.Linear | None:
     """The last layer of a language model whose loss can be computed from the inputs of that layer, without storing all
-    logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded, or has hooks, an
-    adapter or a `forward` of its own."""
+    logits; None where the model has to be called as a whole: it is none of ours, compiled, sharded by others than
+    `zoo.parallel`, or has hooks, an adapter or a `forward` of its own."""
     called: Any = type(model)
     if isinstance(model, LastStage):  # its class is that of a stage
         called, model = model.whole, model.stage
     head: Any = getattr(model, "head", None)
     divided = isinstance(getattr(head, "proj", None), VocabularyLinear)  # it computes its loss itself
-    if not isinstance(model, TextModel | EncoderDecoder) or (isinstance(model, FSDPModule) and not divided):
+    sharded = isinstance(model, FSDPModule)  # its hooks also run before `encode`
+    if not isinstance(model, TextModel | EncoderDecoder) or (sharded and not divided and not keeps_whole(model)):
         return None
     if type(head) not in (LMHead, MaskedLMHead) or head.softcap is not None:
         return None
-    looked_at = (head,) if divided else (model, head)  # the hooks of FSDP2 also run before `encode`
+    looked_at = (head,) if divided or sharded else (model, head)
     own = called.forward not in (TextModel.forward, EncoderDecoder.forward)
     own = own or "forward" in vars(model) or "forward" in vars(head)
     compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
     hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks for module in looked_at)  # fmt: skip
-    return None if own or compiled or hooks or not (divided or is_plain_linear(head.proj)) else head.proj
+    return (
+        None if own or compiled or hooks or not (divided or is_plain_linear(head.proj, sharded=sharded)) else head.proj
+    )
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor | None:

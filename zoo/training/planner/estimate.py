@@ -89,9 +89,8 @@ class Estimator:
 
     def division(self, plan: Plan, rows: int) -> Division:
         """What the traces of a plan depend on."""
-        whole = plan.pipeline > 1 or (plan.tensor == 1 and plan.shard * plan.data * plan.context > 1)
-        return Division(plan.tensor, plan.sequence, plan.context, plan.checkpointing, whole, rows, self.dtype,
-                        self.hardware.on_gpu)  # fmt: skip
+        return Division(plan.tensor, plan.sequence, plan.context, plan.checkpointing, plan.pipeline > 1, rows,
+                        self.dtype, self.hardware.on_gpu)  # fmt: skip
 
     def trace(self, division: Division, *, exact: bool = False) -> Trace:
         """The trace of a microbatch: of its rows, or from those of one row and of two."""

@@ -45,7 +45,7 @@ class Division:
 
     Attributes:
         tensor, sequence, context, checkpointing: As of a plan.
-        whole_logits: The scores of all tokens are stored, as where FSDP2 or a pipeline wraps the output layer.
+        whole_logits: The scores of all tokens are stored, as by a loss that is given to a pipeline.
         rows: Rows of a microbatch.
         dtype: Of parameters and activations.
         on_gpu: Whether the loss is computed in the chunks of a GPU.
