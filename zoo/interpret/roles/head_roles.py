@@ -164,7 +164,7 @@ def without_impossible(rows: list[HeadRole], signed: set[str]) -> tuple[list[Hea
     """The rows without roles whose keys no query may attend to, and these roles with the reason."""
     possible = {row.role for row in rows if row.role in signed or row.chance > 0 or "position" in row.role}
     never = {row.role for row in rows} - possible
-    reason = "no query may attend to these keys, as in a decoder to later tokens"
+    reason = "no query may attend to these keys, such as later tokens in a decoder or those outside of a window"
     return [row for row in rows if row.role in possible], dict.fromkeys(never, reason)
 
 
