@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import zoo
 from zoo.data.synthetic.audio import make_audio
-from zoo.interpret.roles import batches
+from zoo.data.synthetic.recall import answers_of, make_sequences
+from zoo.interpret.roles import audio_roles, batches
 from zoo.interpret.roles.alignment_roles import links_of_tokens, read_pair
 from zoo.interpret.roles.audio_roles import harmonic_batch, onset_batch, token_grid
 from zoo.interpret.roles.batches import PositionBins, grid_offsets, line_offsets
@@ -166,6 +168,34 @@ def test_scores_are_those_of_the_captured_maps(bert: zoo.Model) -> None:
         assert score(found, "previous", 1, head).score == pytest.approx(float(total[head]) / tokens, abs=1e-5)
 
 
+@pytest.mark.full
+def test_a_trained_decoder_has_induction_heads_and_needs_them() -> None:
+    size = dict(depth=2, heads=2, kv_heads=None, width=64, mlp_dim=128, vocab_size=64, max_length=64)
+    model = zoo.create_model("llama_nano", seed=0, mixer=["short_conv", "attention"], **size)
+    made = make_sequences(64, 64, problem="induction", vocab_size=64, seed=0, easier=8192)
+    order = 64 + torch.randperm(8192, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+
+    def loss(rows: Tensor) -> Tensor:
+        ids = made.ids[rows].long()
+        return F.cross_entropy(model(ids).flatten(0, 1), answers_of(ids, made.read[rows]).flatten())
+
+    for step, rows in enumerate(order.split(32)[:175]):
+        optimizer.param_groups[0]["lr"] = 0.005 * min(1, (step + 1) / 30)
+        optimizer.zero_grad()
+        loss(rows).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+    found = zoo.head_roles(model)
+    assert found.best("induction").score > 0.7 and found.best_control("induction") < 0.1
+    with torch.no_grad():
+        before = float(loss(torch.arange(64)))
+        with zoo.intervene(model, {"blocks.1.mixer": zoo.ablate([0, 1])}):
+            after = float(loss(torch.arange(64)))
+    assert before < 0.5 and after > 3
+
+
 # --- positions ----------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +331,8 @@ def test_generated_tones_are_where_the_targets_are() -> None:
         assert 3 <= begins[row].sum() <= 6
 
 
-def test_audio_roles_need_clips_but_for_generated_tones() -> None:
+def test_audio_roles_need_clips_but_for_generated_tones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_roles, "TONES", 2)
     model = zoo.create_model("ast_tiny", depth=1, width=24, heads=2, mlp_dim=24)
     waves, _ = make_audio(3, seed=0, samples=8000)
     found = zoo.head_roles(model, list(waves), sampling_rate=16000)
