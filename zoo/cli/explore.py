@@ -34,6 +34,14 @@ def add_command(command: Callable[..., Any]) -> None:
         metavar="N",
         help="show the first tokens of a long text, or times of a long clip; the model reads all of them",
     )
+    new.add_argument(
+        "--roles", action="store_true", help="measure the role of each head (zoo.head_roles), by which they are sorted"
+    )
+    new.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="measure deletion and insertion curves of the input (zoo.faithfulness), for the table below the maps",
+    )
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 

@@ -10,6 +10,8 @@ from typing import Any
 from zoo.checkpoints.load import load
 from zoo.cli.predict_inputs import Reader
 from zoo.interpret.explore import explore
+from zoo.interpret.faithfulness import faithfulness
+from zoo.interpret.roles.head_roles import head_roles
 from zoo.preprocessing.modality import of_file, of_inputs
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
@@ -29,13 +31,27 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
             model.preprocess = replace(model.preprocess, resample=True)
     inputs: Any = tuple(args.pair) if args.pair else read_inputs(models[0], sources[0], words)
+    names = [Path(source).name if Path(source).exists() else source for source in sources]
     page = explore(
         models, inputs, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
-        names=[Path(source).name if Path(source).exists() else source for source in sources],
+        names=names, roles=[head_roles(model) for model in models] if args.roles else None,
+        faithfulness=measured(models, names, inputs) if args.faithfulness else None,
     )  # fmt: skip
     page.save(args.html)
     say(f"{args.html} ({len(page.html.encode()) / 1e6:,.1f} MB) shows the attention of {' and '.join(sources)}")
     return 0
+
+
+def measured(models: Sequence[Any], names: Sequence[str], inputs: Any) -> Any:
+    """The result of `zoo.faithfulness` of one model, or the rows of several in one table."""
+    found = [faithfulness(model, inputs) for model in models]
+    if len(found) == 1:
+        return found[0]
+    return {
+        f"{name}: {row['order']}": {column: row[column] for column in ("deletion", "insertion")}
+        for name, result in zip(names, found)
+        for row in result.rows
+    }
 
 
 def split(source: str, words: Sequence[str], has_input: bool) -> tuple[list[str], list[str]]:

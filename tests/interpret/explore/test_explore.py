@@ -20,6 +20,8 @@ from zoo.cli.explore_run import split
 from zoo.cli.main import main
 from zoo.interpret.attention_maps import distance, entropy
 from zoo.interpret.explore.strongest import Reduction, StrongestKeys
+from zoo.interpret.faithfulness import Curve, FaithfulnessResult
+from zoo.interpret.roles.result import HeadRole, HeadRoles
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -127,14 +129,16 @@ def test_max_tokens_layers_and_heads(text_model: Any) -> None:
 
 
 def test_tables_of_other_measures(text_model: Any) -> None:
-    rows = [{"order": "attention", "deletion": 0.41, "insertion": 0.7, "better": None}]
-    heads = [
-        SimpleNamespace(layer="blocks.0.mixer", head=h, role=role, score=score, chance=0.1, control=control)
-        for h, role, score, control in [(0, "first", 0.9, 0.2), (1, "first", 0.15, 0.1), (0, "next", 0.5, 0.3)]
+    falls, rises = torch.tensor([[0.8, 0.2, 0.0]]), torch.tensor([[0.0, 0.6, 0.8]])
+    curves = [Curve(order, falls, rises) for order in ("attention", "random order")]
+    measured = FaithfulnessResult([0.0, 0.5, 1.0], "text", "remove", ["a"], curves)
+    roles = [
+        HeadRole("blocks.0.mixer", head, role, score, 0.1, control)
+        for head, role, score, control in [(0, "first", 0.9, 0.2), (1, "first", 0.15, 0.1), (0, "next", 0.5, 0.3)]
     ]
-    page = zoo.explore(text_model, TEXT, faithfulness=SimpleNamespace(rows=rows), roles=SimpleNamespace(rows=heads))
-    found = description(page)
-    assert found["faithfulness"][1] == ["attention", 0.41, 0.7]
+    found = description(zoo.explore(text_model, TEXT, faithfulness=measured, roles=HeadRoles(roles)))
+    assert found["faithfulness"][0][0] == "Area under the probability of a, text removed by 'remove'"
+    assert found["faithfulness"][1:] == [["attention", 0.3, 0.5], ["random order", 0.3, 0.5]]
     # the second head is not above the best one with random weights
     assert found["models"][0]["groups"][0]["layers"][0]["roles"] == ["first 0.90", ""]
 
@@ -259,15 +263,25 @@ def test_inputs_that_are_not_valid(text_model: Any) -> None:
             zoo.explore(models, inputs)
 
 
-def test_the_command(text_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    text_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = HeadRoles([HeadRole("blocks.0.mixer", 1, "first", 0.9, 0.1, 0.2)])
+    curve = Curve("attention", torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    measured = FaithfulnessResult([0.0, 1.0], "text", "remove", ["a"], [curve])
+    monkeypatch.setattr("zoo.cli.explore_run.head_roles", lambda model: roles)
+    monkeypatch.setattr("zoo.cli.explore_run.faithfulness", lambda model, inputs: measured)
     for name in ("before", "after"):
         zoo.save(text_model, tmp_path / name)
     page = tmp_path / "page.html"
     before, after = str(tmp_path / "before"), str(tmp_path / "after")
-    assert main(["explore", before, after, TEXT, "--html", str(page), "--layers", "0,-1", "--heads", "1"]) == 0
+    assert main(["explore", before, after, TEXT, "--html", str(page), "--layers", "0,-1", "--heads", "1",
+                 "--roles", "--faithfulness"]) == 0  # fmt: skip
     assert "page.html (0.1 MB) shows the attention of" in capsys.readouterr().out
     found = description(SimpleNamespace(html=page.read_text()))
     assert [model["name"] for model in found["models"]] == ["before", "after"]
+    assert found["models"][1]["groups"][0]["layers"][0]["roles"] == ["first 0.90"]
+    assert [row[0] for row in found["faithfulness"]] == ["", "before: attention", "after: attention"]
     assert main(["explore", before, "--pair", "a red", "bird", "--html", str(page)]) == 0
     assert main(["explore", before, "--html", str(page)]) == 2 and "give an input" in capsys.readouterr().err
     assert main(["explore", before, TEXT, "--html", str(page), "--heads", "x"]) == 2

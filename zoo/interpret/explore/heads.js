@@ -93,11 +93,20 @@ class HeadsView {
     this.canvasSize = [gutter + (layered ? heads : columns) * this.cell, y + this.cell + 2];
     this.paintCells();
     this.paint();
+    this.scrollToChosen();
   }
 
   choose(selected) {
     this.selected = selected;
     this.paint();
+    this.scrollToChosen();
+  }
+
+  scrollToChosen() {
+    const { scroll, cell } = this;
+    const { x, y } = this.chosen();
+    if (y < scroll.scrollTop || y + cell > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = y - scroll.clientHeight / 2;
+    if (x < scroll.scrollLeft || x + cell > scroll.scrollLeft + scroll.clientWidth) scroll.scrollLeft = x - scroll.clientWidth / 2;
   }
 
   // The cells without outlines, on a canvas of their own.

@@ -9,6 +9,8 @@ from typing import Any
 from zoo.interpret.capture import unwrap
 from zoo.interpret.explore.page_data import PageData, Roles, rounded
 from zoo.interpret.explore.strongest import KEYS
+from zoo.interpret.faithfulness import FaithfulnessResult
+from zoo.interpret.roles.result import HeadRoles
 from zoo.interpret.select_layers import Layers
 from zoo.utils.files import write_atomic
 
@@ -99,17 +101,19 @@ def table_of(faithfulness: Any) -> list[list[Any]] | None:
     """
     if faithfulness is None:
         return None
-    rows = faithfulness
-    if isinstance(found := getattr(faithfulness, "rows", None), list):
+    rows, what = faithfulness, ""
+    if isinstance(faithfulness, FaithfulnessResult):
         columns = {"deletion": "deletion (lower is better)", "insertion": "insertion (higher is better)"}
-        rows = {row["order"]: {title: row[name] for name, title in columns.items()} for row in found}
+        rows = {row["order"]: {title: row[name] for name, title in columns.items()} for row in faithfulness.rows}
+        targets = ", ".join(dict.fromkeys(faithfulness.targets))
+        what = f"Area under the probability of {targets}, {faithfulness.part} removed by {faithfulness.removal!r}"
     if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) and row for row in rows.values()):
         raise ValueError(
             f"faithfulness={faithfulness!r:.100}: expected the result of zoo.faithfulness, or a table "
             "{order: {column: number}}"
         )
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    return [["", *map(str, names)], *([str(order), *(rounded(row.get(name)) for name in names)]
+    return [[what, *map(str, names)], *([str(order), *(rounded(row.get(name)) for name in names)]
                                       for order, row in rows.items())]  # fmt: skip
 
 
@@ -121,14 +125,13 @@ def roles_by_head(roles: Any) -> Roles:
     """
     if roles is None or isinstance(roles, Mapping):
         return roles or {}
-    rows = getattr(roles, "rows", None)
-    if not isinstance(rows, list):
+    if not isinstance(roles, HeadRoles):
         raise ValueError(f"roles={roles!r:.100}: expected {{(layer, head): role}} or the result of zoo.head_roles")
     controls: dict[str, float] = {}
-    for row in rows:
+    for row in roles.rows:
         controls[row.role] = max(row.control, row.chance, controls.get(row.role, 0.0))
     best: dict[tuple[int | str, int], Any] = {}
-    for row in sorted(rows, key=lambda row: row.score - controls[row.role]):
+    for row in sorted(roles.rows, key=lambda row: row.score - controls[row.role]):
         if row.score > controls[row.role]:
             best[row.layer, row.head] = (row.role, row.score)
     return best
