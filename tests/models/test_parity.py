@@ -8,6 +8,11 @@ import pytest
 import torch
 
 import zoo
+from zoo.checkpoints.golden import cast_batch
+from zoo.checkpoints.load import describe
+from zoo.checkpoints.peers import Transformers
+from zoo.checkpoints.verify import error
+from zoo.models.example_batch import example_batch
 from zoo.models.registry import families
 
 EXPORTS = [(f.name, format) for f in families() for format in sorted(f.mappings) if f.modality != "multimodal"]
@@ -40,6 +45,39 @@ def test_the_export_computes_the_same_in_the_other_library(tmp_path, name, forma
     again = zoo.load(tmp_path)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value, rtol=0, atol=0)
+    if format == "transformers" and name not in NOTHING_INSIDE:
+        assert inner_error(again, tmp_path) <= 1e-6
+
+
+# No maps of transformers to compare with: models without attention, Longformer's of the window alone, BigBird's none.
+NOTHING_INSIDE = ("dvae", "mamba", "mamba2", "longformer", "bigbird")
+
+
+def inner_error(model: zoo.Model, folder) -> float:
+    """The greatest error of `zoo.capture` beside transformers: attention maps, and the outputs of blocks."""
+    peer, model = Transformers(describe(folder), torch.float64).model, model.double()
+    peer.set_attn_implementation("eager")
+    batch = cast_batch(example_batch(model), torch.float64)
+    with torch.no_grad(), zoo.capture(model) as maps, zoo.capture(model, "residual") as blocks:
+        model(**batch)
+        theirs = peer(**batch, output_attentions=True, output_hidden_states=True)
+    sides = [side for side in ("encoder", "decoder") if f"{side}_attentions" in theirs]
+    norms = {side: getattr(model, side).blocks.norm for side in sides} or {"": model.blocks.norm}
+    errors = []
+    for side, norm in norms.items():
+        start = f"{side}." if side else ""
+        of_side = {key: weights for key, weights in maps.items() if key.startswith(f"{start}blocks.")}
+        names = {"mixer": f"{side}_attentions" if side else "attentions", "cross": "cross_attentions"}
+        for part, name in names.items():
+            own = [weights for key, weights in of_side.items() if key.endswith(part)]
+            expected = theirs[name] if own else ()
+            assert len(own) == len(expected) and (own or part == "cross")
+            errors += [error(a, b) for a, b in zip(own, expected, strict=True)]
+        *early, last = [y for key, y in blocks.items() if key.startswith(f"{start}blocks.")]
+        *states, final = theirs[f"{side}_hidden_states" if side else "hidden_states"][1:]
+        errors += [error(a, b) for a, b in zip(early, states, strict=True)]
+        errors.append(min(error(y, final) for y in ([last] if norm is None else [last, norm(last)])))
+    return max(errors)
 
 
 def exportable(name: str, format: str, folder) -> tuple[zoo.Model | None, str]:
