@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from zoo.models.example_batch import example_batch
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [6, 5, 9, 0, 0]])
 KEEP = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-FRAMES = torch.randn(2, 80, 400, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ FRAMES = torch.randn(2, 80, 400, generator=torch.Generator().manual_seed(0))
         ("gemma_nano", {"input_ids": IDS}),
         ("bert_tiny", {"input_ids": IDS, "attention_mask": KEEP}),
         ("t5_nano", {"input_ids": IDS, "attention_mask": KEEP, "decoder_input_ids": IDS}),
-        ("whisper_nano", {"input_features": FRAMES, "decoder_input_ids": IDS}),
+        ("llava_nano", {}),
         ("vit_cifar_tiny", {"pixel_values": IMAGES}),
     ],
 )
@@ -31,10 +31,11 @@ def test_it_is_that_of_a_model_without_the_later_blocks(name: str, batch: dict[s
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    batch = batch or example_batch(model)
     found = zoo.logit_lens(model, **batch)
     with torch.no_grad():
         plain = model(**batch)
-    stack = model.decoder.blocks if hasattr(model, "decoder") else model.blocks
+    stack = getattr(model, {"t5_nano": "decoder", "llava_nano": "text"}.get(name, ""), model).blocks
     *earlier, last = found
     assert len(found) == len(stack) and torch.equal(found[last], plain)
     stack.depth = 1

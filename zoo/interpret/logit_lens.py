@@ -4,7 +4,7 @@ scores = zoo.logit_lens(model, **model.preprocess("The capital of France is"))
 scores["blocks.5"].argmax(-1)                               # [B, N], the likeliest tokens after block 5
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -97,15 +97,13 @@ class Runs:
 
     found: list[tuple[Stack, Tensor, list[Tensor], Tensor | None]] = field(default_factory=list)
 
-    def record(self, stack: Stack) -> Callable[..., Tensor]:
+    def record(self, stack: Stack) -> Callable[..., Any]:
         """A forward that also notes what the blocks return."""
 
-        def forward(inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
-            if options.pop("layers", None) is not None:
-                raise ValueError("a model whose forward reads several layers has no logit lens")
+        def forward(inner: Callable[..., Any], *args: Any, layers: Sequence[int] | None = None, **options: Any) -> Any:
             y, outputs = inner(*args, layers=range(len(stack)), **options)
             self.found.append((stack, y, outputs, options.get("keep")))
-            return y
+            return y if layers is None else (y, [outputs[i] for i in layers])
 
         return forward
 
@@ -116,15 +114,15 @@ class Runs:
         stack = self.found[-1][0]
         return next(name for name, part in stacks.items() if part is stack), stack
 
-    def replay(self, target: Stack, number: int) -> Callable[[Stack], Callable[..., Tensor]]:
+    def replay(self, target: Stack, number: int) -> Callable[[Stack], Callable[..., Any]]:
         """A forward that returns what was noted, for `target` as if it ended after block `number`."""
         rest = iter(self.found)
 
-        def forward(inner: Callable[..., Any], *args: Any, **options: Any) -> Tensor:
+        def forward(inner: Callable[..., Any], *args: Any, layers: Sequence[int] | None = None, **options: Any) -> Any:
             stack, y, outputs, keep = next(rest)
-            if stack is not target:
-                return y
-            x = outputs[number] if stack.norm is None else stack.norm(outputs[number])
-            return x if keep is None else x * keep[..., None]
+            if stack is target:
+                y = outputs[number] if stack.norm is None else stack.norm(outputs[number])
+                y = y if keep is None else y * keep[..., None]
+            return y if layers is None else (y, [outputs[i] for i in layers])
 
         return lambda stack: forward
