@@ -28,6 +28,7 @@ from zoo.tasks.optimizer import adamw
 from zoo.training.planner.batch import read_batch
 from zoo.training.planner.estimate import Estimator
 from zoo.training.planner.hardware import GPUS, Hardware
+from zoo.training.planner.links import memory_of_machine
 from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.search import plan_run
 from zoo.training.planner.timing import Group, exchanging
@@ -262,6 +263,30 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert Plan.from_dict(best["plan"]).world == 2
     assert main(line) == 0
     assert "devices=2 batch_size=8" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_the_command_measures_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process has its share of the memory; the links are those of two processes that are started for it."""
+    line = ["plan", "vit_cifar_tiny", "depth=2", "--gpus", "2", "--batch", "8-images", "--measure"]
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    device = found["hardware"]
+    assert device["source"] == "measured on this machine" and device["node"] == 2
+    assert all(device[name] > 0 for name in ("tflops", "bandwidth_gb_s", "link_gb_s", "link_us", "launch_us"))
+    assert device["memory_gb"] == pytest.approx(memory_of_machine() / 2e9)
+    assert {Plan.from_dict(each["plan"]).world for each in found["plans"]} == {2}
+
+
+def test_what_is_not_counted_is_said() -> None:
+    model = meta_copy("siglip_tiny", {"image.depth": 1, "text.depth": 1})
+    found = plan_run(model, 2, 4, only=[Plan(data=2)])
+    assert [note.split()[0] for note in found.notes] == ["plans", "the"]
+    assert "autocast" in found.notes[0] and "contrastive loss" in found.notes[1]
+    assert not plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[Plan(shard=2, mixed_precision="bf16")]).notes
+    offload = Plan(shard=2, mixed_precision="bf16", cpu_offload=True)
+    left_out = plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[offload])
+    assert not left_out.plans and "cpu_offload=true, are not counted" in left_out.refusals[0].reason
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ def compare(args: argparse.Namespace, name: str, model: Model) -> int:
 def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
     """The device of the options."""
     if args.gpu == "cpu" or args.measure:
-        hardware = measured_machine(model, args.batch, args.length, precision)
+        if args.gpus < 1:
+            raise ValueError(f"gpus={args.gpus}: expected at least 1")
+        node = args.node or args.gpus  # processes of this machine
+        hardware = measured_machine(model, args.batch, args.length, precision, processes=min(args.gpus, node))
+        hardware = replace(hardware, node=node)
     else:
         hardware = in_precision(find_gpu(args.gpu or "h100"), precision)
     given = {
@@ -71,14 +75,16 @@ def show(found: Comparison) -> None:
         speed = found.rows_per_second(each) * (batch.tokens or 1)
         plan, kind = each.plan, each.plan.checkpointing or "nothing"
         name = str(plan) + (f" ({plan.schedule})" if plan.pipeline > 1 else "")
-        table.add_row(name, kind, f"{each.rows} x {each.microbatches}", f"{each.memory.total / 1e9:.1f}",
+        table.add_row(name, kind, f"{each.rows} x {each.microbatches}", gigabytes(each.memory.total),
                       f"{each.time.total:.3g}", f"{speed:,.0f}", f"{found.mfu(each):.1%}",
-                      f"{each.exchanged / 1e9:,.{0 if each.exchanged > 1e11 else 1}f}")  # fmt: skip
+                      gigabytes(each.exchanged))  # fmt: skip
     if found.plans:
         out.print(table)
         show_best(found, found.plans[0], out)
     else:
         out.print("No plan fits.", style="bold")
+    for note in found.notes:
+        out.print(f"Not counted: {note}.", markup=False, soft_wrap=True)
     if found.refusals:
         out.print("Left out:", style="bold")
         for refusal in found.refusals:
@@ -87,9 +93,15 @@ def show(found: Comparison) -> None:
                       soft_wrap=True)  # fmt: skip
 
 
+def gigabytes(size: float) -> str:
+    """Bytes in GB: with one decimal, with none above 100, and with three digits below 1."""
+    value = size / 1e9
+    return f"{value:.2g}" if value < 1 else f"{value:,.{0 if value > 100 else 1}f}"
+
+
 def show_best(found: Comparison, best: Estimate, out: Any) -> None:
     """Print the parts of the fastest plan, and the options of a recipe."""
-    memory = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in asdict(best.memory).items() if size)
+    memory = ", ".join(f"{name} {gigabytes(size)}" for name, size in asdict(best.memory).items() if size)
     time = ", ".join(f"{name} {seconds:.3g}" for name, seconds in asdict(best.time).items() if seconds)
     out.print(f"fastest: GB of memory: {memory}; seconds: {time}", soft_wrap=True)
     out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
@@ -111,5 +123,5 @@ def as_json(found: Comparison) -> dict[str, Any]:
     return {
         "model": found.model, "parameters": found.parameters, "gpus": found.gpus, "hardware": asdict(found.hardware),
         "batch": asdict(found.batch), "flops": found.flops, "plans": plans,
-        "refusals": [asdict(refusal) for refusal in found.refusals],
+        "refusals": [asdict(refusal) for refusal in found.refusals], "notes": list(found.notes),
     }  # fmt: skip

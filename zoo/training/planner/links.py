@@ -1,6 +1,7 @@
 """How fast two processes of this machine exchange, and its CPU with the shapes of a model."""
 
 import multiprocessing
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -20,18 +21,35 @@ MOST_ROWS = 512  # of a measured product
 
 
 def measured_machine(
-    model: Model, batch: str | int, length: int | None, precision: str, clock: Clock = time.perf_counter
-) -> Hardware:
+    model: Model, batch: str | int, length: int | None, precision: str, clock: Clock = time.perf_counter,
+    processes: int = 1,
+) -> Hardware:  # fmt: skip
     """This machine: its CPU with matrix products of the shapes of a model, and exchanges between two processes.
+
+    The device of a process is its share of the CPU and of the memory: what `processes` of them have, as many threads
+    as CPUs for each.
 
     clock: `time.process_time` to leave out the time in which other processes have the CPU.
     """
     read = read_batch(batch, model, length)
     rows = min(MOST_ROWS, read.rows * (read.tokens or 64))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    cpu = measured_cpu(shapes_of(model, rows), dtype, clock)
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) // processes)))
+    try:
+        cpu = measured_cpu(shapes_of(model, rows), dtype, clock, memory_of_machine() / processes / 1e9)
+    finally:
+        torch.set_num_threads(before)
     gb_s, latency = measured_links(clock)
     return replace(cpu, link_gb_s=gb_s, network_gb_s=gb_s, link_us=latency * 1e6, network_us=latency * 1e6)
+
+
+def memory_of_machine() -> float:
+    """Bytes of memory of this machine; 16 GB where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 16e9
 
 
 def shapes_of(model: nn.Module, rows: int) -> list[tuple[int, int, int]]:

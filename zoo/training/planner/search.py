@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from zoo.inference.cost import meta_copy
 from zoo.models.base import Model
+from zoo.models.tower_config import ContrastiveConfig
 from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
 from zoo.training.planner.estimate import Estimate, Estimator
@@ -44,6 +47,7 @@ class Comparison:
             causal attention half of the pairs.
         plans: Those that fit, the fastest first.
         refusals: Why others are left out.
+        notes: What is not counted, as sentences.
     """
 
     model: str
@@ -55,6 +59,7 @@ class Comparison:
     flops: float
     plans: tuple[Estimate, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def rows_per_second(self, estimate: Estimate) -> float:
         """Of all devices."""
@@ -122,7 +127,20 @@ def plan_run(
     plans = search.best(only, shown)
     name = model if isinstance(model, str) else type(model).__name__
     return Comparison(name, sum(p.numel() for p in made.parameters()), gpus, hardware, estimator.batch,
-                      precision == "bf16", estimator.flops(), tuple(plans), search.refusals())  # fmt: skip
+                      precision == "bf16", estimator.flops(), tuple(plans), search.refusals(),
+                      notes(made, plans, estimator.dtype))  # fmt: skip
+
+
+def notes(model: Model, plans: Sequence[Estimate], dtype: torch.dtype) -> tuple[str, ...]:
+    """What is not counted of these plans."""
+    found = []
+    if dtype == torch.bfloat16 and any(e.plan.mixed_precision is None for e in plans):
+        found.append("plans without mixed_precision compute by autocast, which keeps norms, losses and residuals in "
+                     "float32: they take more memory than is counted, whose activations are all bfloat16")  # fmt: skip
+    if isinstance(model.config, ContrastiveConfig) and any(e.plan.batch_parts > 1 for e in plans):
+        found.append("the contrastive loss compares the rows of all parts of a batch: the exchange of their embeddings "
+                     "and the memory of their scores are not counted")  # fmt: skip
+    return tuple(found)
 
 
 class Search:
@@ -177,6 +195,10 @@ class Search:
     def of(self, plan: Plan, *, fixed: bool = False) -> Iterator[Estimate]:
         """The fastest microbatches of a plan that fit, with each way of checkpointing."""
         batch = self.estimator.batch.rows
+        if plan.cpu_offload:
+            self.refuse("the memory of the host and the copies to it, of cpu_offload=true, are not counted", plan,
+                        "set cpu_offload=false")  # fmt: skip
+            return
         if plan.batch_parts > batch or batch % plan.batch_parts:
             self.refuse(f"the {batch} rows of a batch are not divisible by data x shard", plan, f"{plan.batch_parts}")
             return
