@@ -80,7 +80,7 @@ def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
     return max(float(np.abs(got - want).max() / np.abs(want).max()) for want, got in pairs)
 
 
-# A decoder beside an encoder, which one graph does not have.
+# A decoder beside an encoder: see test_onnx_encoder_decoder.py.
 BOTH_SIDES = [name for name in family_names() if "decoder_input_ids" in family(name).model.inputs]
 STATE_SPACES = ["mamba", "mamba2"]  # computed in chunks
 IMAGE_TOKENS = [name for name in family_names() if "image_ids" in family(name).model.inputs]
@@ -98,13 +98,6 @@ def test_every_family(name, tmp_path):
     axes = [[size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim] for value in inputs]
     assert all(str(shape[0]).endswith("batch") for shape in axes)
     assert all(shape[1] in ("length", "samples") for shape in axes if len(shape) == 2)
-
-
-@pytest.mark.parametrize("name", BOTH_SIDES)
-def test_an_encoder_decoder_is_refused_by_name(name, tmp_path):
-    with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: one graph"):
-        zoo.export(zoo.create_model(next(iter(family(name).variants)), seed=0, depth=1), tmp_path / "out", "onnx")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", IMAGE_TOKENS)

@@ -47,8 +47,9 @@ OWNS = (
     "config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*", "preprocessor_config.json",
     "open_clip_config.json", "open_clip_pytorch_model.bin", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
-    "1_Pooling/config.json", "model.onnx", "model.onnx.data", "source.spm",
-    "target.spm", "target_vocab.json", dalle_pytorch.FILE, *extra_files.KEPT,
+    "1_Pooling/config.json", "model.onnx", "model.onnx.data", "encoder_model.onnx*",
+    "decoder_model.onnx*", "decoder_with_past_model.onnx*", "source.spm", "target.spm", "target_vocab.json",
+    dalle_pytorch.FILE, *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {
     "transformers": transformers,
@@ -119,9 +120,11 @@ def export(
     the model's tokenizer does so (CLIP and SigLIP of open_clip).
 
     "onnx", for every family: model.onnx, one forward pass for any batch size and length, with our config.json and the
-    files of the preprocessing. Its inputs are those of the model, all of them required; its weights are float32. It is
-    compared with the model in onnxruntime (1 to 9 rows, two lengths, padded rows), and an export that differs by more
-    than 1e-5 of the largest output raises ValueError and writes nothing. Needs the extra `export` (ImportError).
+    files of the preprocessing; for an encoder-decoder encoder_model.onnx, decoder_model.onnx and
+    decoder_with_past_model.onnx, whose inputs and outputs have the names of optimum. Inputs are those of the model, all
+    of them required; weights are float32. Each graph is compared with the model in onnxruntime (1 to 9 rows, two
+    lengths, padded rows), and an export that differs by more than 1e-5 of the largest output raises ValueError and
+    writes nothing. Needs the extra `export` (ImportError).
     quantize: "int8" for int8 weights; examples: (input of model.preprocess, label) pairs to measure them on, and
     tolerance: by how much the accuracy of a classifier may fall, or the loss of a language model or a regression rise.
     """

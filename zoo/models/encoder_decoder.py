@@ -274,8 +274,8 @@ class EncoderDecoder(Model):
             )
         start = 0 if state is None else state.length
         check_shapes(decoder_input_ids, decoder_attention_mask, start, self.decoder_prefix)
-        rows = len(decoder_input_ids) if state is None else len(decoder_input_ids) // state.copies
-        if memory is not None and len(memory) != rows:
+        rows = decoder_input_ids.shape[0] // (1 if state is None else state.copies)
+        if memory is not None and memory.shape[0] != rows:
             raise ValueError(
                 f"{name} have {len(decoder_input_ids)} rows, but the encoder read {len(memory)}: expected one row for "
                 "each of these"

@@ -119,9 +119,9 @@ class Attention(nn.Module):
             if state is not None:  # each token reads all of them, which takes half the time where a head is contiguous
                 state.memory = k, v = k.contiguous(), v.contiguous()
         rows, _, tokens, _ = q.shape
-        copies = rows // len(k)
+        copies = rows // k.shape[0]
         if copies > 1:
-            q = q.unflatten(0, (len(k), copies)).transpose(1, 2).flatten(2, 3)  # B H cN P
+            q = q.unflatten(0, (k.shape[0], copies)).transpose(1, 2).flatten(2, 3)  # B H cN P
         y = self.core(q, k, v, context.memory_mask, None)
         return y if copies <= 1 else y.unflatten(2, (copies, tokens)).transpose(1, 2).flatten(0, 1)
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checkpoints.golden import named_outputs
-from zoo.checkpoints.onnx.inputs import Part, example_inputs
+from zoo.checkpoints.onnx.inputs import Axis, Part, example_inputs
 from zoo.models.base import Model
 from zoo.models.mapping.tensors import config_as_tied, tie, tied_names
 from zoo.models.registry import build, family
@@ -68,29 +68,50 @@ def write_graph(model: Model, parts: list[Part], file: Path) -> None:
     """Write a model as ONNX. Raises ValueError for a part of it that cannot be traced at any batch size and length."""
     check_mixers(model, parts)
     inputs = example_inputs(parts, 3, 2)
-    axes = {name: dict(enumerate(part.axes)) for part in parts for name in part.names.values()}
+    axes = {name: part.ranges() for part in parts for name in part.names.values()}
+    with torch.no_grad(), quiet():
+        outputs = output_names(model, named_outputs(model(**example_inputs(parts, 2, 0))))
+    write_module(Graph(model, list(inputs)), inputs, axes, outputs, file, refusal(model))
+
+
+def write_module(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, Mapping[int, Axis]],
+    outputs: Sequence[str],
+    file: Path,
+    refused: str,
+) -> None:
+    """Write a module, which takes its inputs in order and returns a tuple, as ONNX; its weights go beside the file if
+    one file cannot hold them.
+
+    inputs: examples by name. axes: those of each input that have any size. outputs: their names. refused: the beginning
+    of the ValueError for a module that cannot be traced at any such size.
+    """
     shapes = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
     with torch.no_grad(), quiet():
-        outputs = named_outputs(model(**example_inputs(parts, 2, 0)))
         try:
-            program = torch.export.export(
-                Graph(model, list(inputs)), tuple(inputs.values()), dynamic_shapes=(shapes,), strict=False
-            )
-            check_ranges(program, list(inputs), parts)
+            program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=(shapes,), strict=False)
+            check_ranges(program, list(inputs), axes)
             written: Any = torch.onnx.export(
                 program,
                 input_names=list(inputs),
-                output_names=output_names(model, outputs),
-                dynamic_shapes=(tuple(axes[name] for name in inputs),),
+                output_names=list(outputs),
+                dynamic_shapes=(tuple({i: axis.label for i, axis in axes[name].items()} for name in inputs),),
                 opset_version=OPSET,
                 verbose=False,
             )
         except Exception as error:  # the exporters raise errors of many types
-            raise ValueError(f"{refusal(model)}: {reason(error)}") from error
+            raise ValueError(f"{refused}: {reason(error)}") from error
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()  # the lines of source that it comes from, with the paths of this machine
-    size = sum(t.nbytes for t in model.state_dict().values())
-    written.save(file, external_data=size > ONE_FILE)
+    written.save(file, external_data=size_of(written.model.graph) > ONE_FILE)
+
+
+def size_of(graph: Any) -> int:
+    """The bytes of the weights of a graph."""
+    weights = [value.const_value for value in graph.initializers.values()]
+    return sum(weight.nbytes for weight in weights if weight is not None)
 
 
 def check_mixers(model: Model, parts: list[Part]) -> None:
@@ -104,19 +125,48 @@ def check_mixers(model: Model, parts: list[Part]) -> None:
         )
 
 
-def check_ranges(program: Any, names: list[str], parts: list[Part]) -> None:
+def check_ranges(program: Any, names: list[str], axes: Mapping[str, Mapping[int, Axis]]) -> None:
     """Raise ValueError if the graph holds for some batch sizes or lengths only."""
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     users = [nodes[name] for name in program.graph_signature.user_inputs]
     for name, node in zip(names, users, strict=True):
-        part = next(part for part in parts if name in part.names.values())
-        for axis, label in enumerate(part.axes):
-            size = node.meta["val"].shape[axis]
-            least, most = part.lengths[0] if axis else 2, part.limit if axis else None
+        for i, axis in axes[name].items():
+            size = node.meta["val"].shape[i]
             bounds = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
-            if bounds is None or bounds.lower > least or bounds.upper < (most or 2**30):
+            if bounds is None or bounds.lower > axis.least or bounds.upper < (axis.most or 2**30):
                 found = f"{bounds.lower} to {bounds.upper}" if bounds else str(size)
-                raise ValueError(f"the axis {label!r} of {name} is fixed: the graph would hold for {found} only")
+                raise ValueError(f"the axis {axis.label!r} of {name} is fixed: the graph would hold for {found} only")
+
+
+class Differences:
+    """Largest differences of outputs in onnxruntime from those of torch, by name, over any number of batches."""
+
+    def __init__(self) -> None:
+        self.differences: dict[str, float] = {}
+        self.scales: dict[str, float] = {}
+
+    def add(self, name: str, got: Tensor, want: Tensor) -> None:
+        """One output of one batch. Raises ValueError if the shapes differ."""
+        if got.shape != want.shape:
+            raise ValueError(
+                f"the ONNX graph was not written: in onnxruntime its output {name!r} is {tuple(got.shape)} "
+                f"for {len(want)} rows, and in torch {tuple(want.shape)}"
+            )
+        difference = float((got - want).abs().max().nan_to_num(nan=torch.inf))
+        self.differences[name] = max(self.differences.get(name, 0.0), difference)
+        self.scales[name] = max(self.scales.get(name, 0.0), float(want.abs().max()))
+
+    def worst(self) -> float:
+        """The largest difference, divided by the largest value of its output. Raises ValueError above 1e-5."""
+        relative = {name: found / (self.scales[name] or 1.0) for name, found in self.differences.items()}
+        name = max(relative, key=lambda each: relative[each])
+        if not relative[name] <= TOLERANCE:
+            raise ValueError(
+                f"the ONNX graph was not written: its output {name!r} in onnxruntime differs from that of torch by "
+                f"{self.differences[name]:.2g}, {relative[name]:.1e} of its largest value {self.scales[name]:.3g}, "
+                f"more than {TOLERANCE:.0e}"
+            )
+        return relative[name]
 
 
 def compare(model: Model, parts: list[Part], file: Path) -> float:
@@ -125,33 +175,17 @@ def compare(model: Model, parts: list[Part], file: Path) -> float:
     Of each output: max |onnxruntime - torch| over all batches, divided by max |torch|. Texts and waveforms have padded
     rows. Raises ValueError if it is more than 1e-5.
     """
-    session = open_session(file)
+    session, found = open_session(file), Differences()
     names = [output.name for output in session.get_outputs()]
-    differences, scales = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     sizes = (0, 1) if any(part.lengths for part in parts) else (0,)
     for rows in BATCHES:
         for size in sizes:
             inputs = example_inputs(parts, rows, size, seed=rows + size)
             with torch.no_grad(), quiet():
-                expected = named_outputs(model(**inputs))
-            found = run(session, inputs)
-            for name, want, got in zip(names, expected.values(), found, strict=True):
-                if got.shape != want.shape:
-                    raise ValueError(
-                        f"the ONNX graph was not written: in onnxruntime its output {name!r} is {tuple(got.shape)} "
-                        f"for {rows} rows, and in torch {tuple(want.shape)}"
-                    )
-                differences[name] = max(differences[name], float((got - want).abs().max().nan_to_num(nan=torch.inf)))
-                scales[name] = max(scales[name], float(want.abs().max()))
-    worst = max(names, key=lambda name: differences[name] / (scales[name] or 1.0))
-    difference = differences[worst] / (scales[worst] or 1.0)
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            f"the ONNX graph was not written: its output {worst!r} in onnxruntime differs from that of torch by "
-            f"{differences[worst]:.2g}, {difference:.1e} of its largest value {scales[worst]:.3g}, more than "
-            f"{TOLERANCE:.0e}"
-        )
-    return difference
+                expected = named_outputs(model(**inputs)).values()
+            for name, got, want in zip(names, run(session, inputs), expected, strict=True):
+                found.add(name, got, want)
+    return found.worst()
 
 
 def open_session(file: Path) -> Any:

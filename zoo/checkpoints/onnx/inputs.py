@@ -15,6 +15,16 @@ TRACED_TOKENS, SHORT_TOKENS, LONG_TOKENS = 600, 9, 40
 
 
 @dataclass(frozen=True)
+class Axis:
+    """An axis of any size. least, most: sizes that the graph must hold for, None for no limit; the exporter takes 1 for
+    a size of its own, so that it is compared instead."""
+
+    label: str
+    least: int = 2
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class Part:
     """The inputs of one modality: `names` is {name in the model of that modality: name in the graph}.
 
@@ -29,13 +39,19 @@ class Part:
     lengths: tuple[int, ...]
     limit: int | None
 
+    def ranges(self) -> dict[int, Axis]:
+        """The axes of its inputs."""
+        found = {i: Axis(label, self.lengths[0], self.limit) for i, label in enumerate(self.axes) if i}
+        return {0: Axis(self.axes[0]), **found}
+
     def examples(self, rows: int, length: int, seed: int) -> dict[str, Tensor]:
         """Seeded rows; of every three, one has no padding, one is padded at its end and one at its start."""
         generator = torch.Generator().manual_seed(seed)
         pairs = [self.modality.example(self.config, generator) for _ in range((rows + 1) // 2)]
         main = torch.cat(pairs)[:rows]
         if not self.lengths:
-            return {self.names[self.modality.main_input]: main}
+            name = next(name for name in self.modality.main_inputs if name in self.names)
+            return {self.names[name]: main}
         main = main.repeat(1, -(-length // main.shape[1]))[:, -length:].contiguous()  # the last token stays the last
         real = torch.ones(main.shape, dtype=torch.long)
         if "attention_mask" in self.names:
@@ -55,13 +71,8 @@ class Part:
 
 def parts_of(model: Model) -> list[Part]:
     """The inputs of a graph by modality: all that the model takes but document_ids, which are for training, and
-    lengths. Raises ValueError for a model with a decoder beside its encoder, which writes token by token."""
-    if "decoder_input_ids" in model.inputs:
-        raise ValueError(
-            f"this {model.family} cannot be exported to ONNX: one graph does not have the two steps of its encoder and "
-            "its decoder, whose caches grow; format='transformers' exports it. Of T5, the encoder alone can be "
-            "exported, a model with head=None, decoder_depth=0"
-        )
+    lengths; of a model with a decoder beside its encoder, those of the encoder. Raises ValueError for a model of image
+    tokens."""
     if "image_ids" in model.inputs:
         raise ValueError(
             f"this {model.family} cannot be exported to ONNX: images are generated token by token, or in several steps "
@@ -73,7 +84,8 @@ def parts_of(model: Model) -> list[Part]:
         if model.config.parts:
             names = {own: name for own, name in record.inputs.items() if name in model.inputs and own != HOST}
         else:
-            names = {name: name for name in (*record.inputs, "token_type_ids") if name in model.inputs and name != HOST}
+            every = (*record.main_inputs, *record.inputs, "token_type_ids")
+            names = {name: name for name in every if name in model.inputs and name != HOST}
         if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
             names.pop("token_type_ids", None)
         batch = "batch" if len(records) == 1 else f"{record.name}_batch"
