@@ -129,7 +129,7 @@ def test_other_decoders_are_refused_by_name(name: str, changes: dict, message: s
 
 
 def test_recurrent_decoders_and_int8_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recurrent = zoo.create_model(next(iter(family("rnn_seq2seq").variants)), seed=0)
+    recurrent = zoo.create_model(next(iter(family("rnn_seq2seq").variants)), seed=0, vocab_size=20)
     with pytest.raises(ValueError, match="this rnn_seq2seq cannot be exported to ONNX: its decoder "):
         zoo.export(recurrent, tmp_path / "out", "onnx")
     with pytest.raises(ValueError, match="quantize='int8'"):

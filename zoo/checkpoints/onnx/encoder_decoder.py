@@ -25,6 +25,7 @@ from zoo.nn.attention import Attention
 from zoo.nn.kv_cache import EncoderDecoderState, KVCache, LayerState, StackState
 from zoo.nn.masks import AnyMask
 from zoo.nn.position_biases import AnyBias
+from zoo.nn.stack import Stack
 
 ENCODER, DECODER, WITH_PAST = FILES = ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx")
 STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"
@@ -119,7 +120,7 @@ class Decoder:
 
 def check_kind(model: Model, quantize: str | None) -> None:
     """Raise ValueError for a model whose decoder keeps something else than keys and values, or has another head."""
-    if not isinstance(model, EncoderDecoder) or model.decoder is None:
+    if not isinstance(model, EncoderDecoder) or not isinstance(getattr(model.decoder, "blocks", None), Stack):
         raise ValueError(f"{refusal(model)}: its decoder keeps no keys and values; use zoo.generate")
     if quantize is not None:
         raise ValueError(
@@ -131,6 +132,7 @@ def check_kind(model: Model, quantize: str | None) -> None:
             f"{refusal(model)}: the decoder is exported with its language modeling head, and the model has "
             f"head={model.config.head!r}; load it with head='lm', or the encoder alone with head=None, decoder_depth=0"
         )
+    assert model.decoder is not None
     for block in model.decoder.blocks:
         core = getattr(block.mixer, "core", None)
         kept = None if core is None else type(core.new_state(1, 1, torch.empty(0)))

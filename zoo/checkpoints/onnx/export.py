@@ -31,13 +31,13 @@ def write(
     Says on stderr what was compared, and that weights in half precision are written as float32.
     """
     graph.check_installed()
+    both_sides = "decoder_input_ids" in model.inputs
+    if both_sides:
+        encoder_decoder.check_kind(model, quantize)
     if quantize is not None:
         accuracy_gate.check_options(model, quantize, examples, tolerance, "export it")
     elif examples is not None or tolerance is not None:
         raise ValueError("examples= and tolerance= measure quantized models: give quantize='int8', or omit them")
-    both_sides = "decoder_input_ids" in model.inputs
-    if both_sides:
-        encoder_decoder.check_kind(model, quantize)
     same = graph.plain_float32(model, tensors)
     parts, file = parts_of(same), folder / FILE
     if both_sides:
