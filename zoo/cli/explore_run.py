@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.checkpoints.load import load
 from zoo.cli.predict_inputs import Reader
-from zoo.interpret.explore import explore
+from zoo.interpret.explore.page import explore
 from zoo.interpret.faithfulness import faithfulness
 from zoo.interpret.roles.head_roles import head_roles
 from zoo.preprocessing.modality import of_file, of_inputs
