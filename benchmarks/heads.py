@@ -124,7 +124,6 @@ def plot(results: dict[str, Losses], o: Any, file: Path) -> None:
     left.set_xticks(numbers := [int(count) for count in o.heads.split(",")], list(map(str, numbers)))
     left.set_xlabel("heads in each layer, equal width")
     right.set_xlabel(f"heads that stay, of {o.depth} x {o.pruned}")
-    right.set_yscale("log")
     right.legend(frameon=False, fontsize=8)
     for axis in (left, right):
         axis.set_ylabel("held-out loss per character")
