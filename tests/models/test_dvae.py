@@ -236,7 +236,7 @@ def has_lanczos() -> bool:
     """Whether torch resizes tensors by it: since 2.12."""
     try:
         torch.nn.functional.interpolate(torch.zeros(1, 1, 4, 4), size=(2, 2), mode="lanczos", antialias=True)
-    except NotImplementedError:
+    except (NotImplementedError, ValueError):
         return False
     return True
 

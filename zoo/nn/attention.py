@@ -129,7 +129,7 @@ class Attention(nn.Module):
         """Projections of x: q [B, H, N, P], k and v [B, G, N, P], by one fused product where that is faster."""
         rows, tokens, width = x.shape
         a, b, c = self.q, self.k, self.v
-        fused = width <= FUSED_QKV_MAX_WIDTH and not torch.compiler.is_exporting()  # a graph is for any rows and tokens
+        fused = width <= FUSED_QKV_MAX_WIDTH and not torch.compiler._is_exporting_flag
         fused = fused and rows * tokens >= FUSED_QKV_MIN_TOKENS
         fused = fused and all(map(is_plain_linear, (a, b, c)))
         if fused and (a.bias is None) == (b.bias is None) == (c.bias is None):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.core import CoreSpec
+from zoo.nn.exporting import is_exporting
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import RecurrentState, State
 from zoo.nn.linear_chunks import segments
@@ -145,7 +146,7 @@ class GatedCore(RecurrentCore):
         """Outputs and last state, in segments of tokens, each of which continues from the state before."""
         q = parts[0]
         assert q is not None
-        if torch.compiler.is_exporting():
+        if is_exporting():
             raise ValueError(
                 f"{self.kind} attention runs in chunks, which a graph for any number of tokens cannot have"
             )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import CoreSpec, attention, check_positive
+from zoo.nn.exporting import is_exporting
 from zoo.nn.fused import Fused
 from zoo.nn.init import Initializer, orthogonal_gaussian
 from zoo.nn.kv_cache import LinearAttentionState, State, own_memory
@@ -210,7 +211,7 @@ class Positive(torch.autograd.Function):
 
 def positive(x: Tensor) -> Tensor:
     """elu(x) + 1, at least exp(-40)."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return torch.maximum(x + 1, x.clamp(-40.0, 0.0).exp())
     y: Tensor = Positive.apply(x)
     return y

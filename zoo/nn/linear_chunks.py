@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.nn.exporting import is_exporting
+
 CHUNK = 64  # a power of 2
 SEGMENT = 1 << 20  # entries of the features of a segment: its temporaries stay in the cache of a CPU
 LEAST_SEGMENT = 256  # tokens
@@ -25,7 +27,7 @@ Sums = tuple[Tensor, Tensor]  # top [..., 1, F] and total [..., F, E]: phi(k)^T 
 def segments(length: int, entries: int) -> Iterator[slice]:
     """Slices of tokens of which each has about SEGMENT entries. entries: of the features of one token of all heads."""
     size = max(LEAST_SEGMENT, SEGMENT // max(1, entries) // CHUNK * CHUNK)
-    if torch.compiler.is_exporting() or length <= size:  # a graph is for any number of tokens
+    if is_exporting() or length <= size:  # a graph is for any number of tokens
         return iter((slice(None),))
     return (slice(start, start + size) for start in range(0, length, size))
 
@@ -50,7 +52,7 @@ def causal_sums(q: Tensor, k: Tensor, v: Tensor, start: Tensor) -> tuple[Tensor,
     start [B, H, F, P + 1]: the sums of phi(k)^T [v, 1] over earlier keys.
     """
     length = q.shape[2]
-    size = length if torch.compiler.is_exporting() else chunk_size(length)
+    size = length if is_exporting() else chunk_size(length)
     q, k, v = (chunks(x, size) for x in (q, k, v))
     sums = torch.cat([k.mT @ v, k.sum(-2)[..., None]], -1)  # B H C F P+1
     before = torch.cat([start[:, :, None], sums[:, :, :-1]], 2)
