@@ -83,7 +83,7 @@ class RankerStageSettings:
     """
 
     source: str | None = None
-    train_steps: int = 1200
+    train_steps: int = 600
     train_batch_size: int = 128
     peak_lr: float = 2e-3
 
