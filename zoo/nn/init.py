@@ -110,7 +110,7 @@ def uniform_(tensor: Tensor, limit: float, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def trunc_normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None:
-    """Truncated normal: what lies beyond two standard deviations is drawn again.
+    """Truncated normal: what lies beyond two standard deviations is sampled again.
 
     Sampled on the CPU, so equal on every device. `nn.init.trunc_normal_` has other values for a seed before torch 2.12;
     these are those since then.
