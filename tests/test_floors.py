@@ -41,7 +41,7 @@ WITHOUT_TORCH = (
     "zoo.training.sweep.compare", "zoo.training.devices",
     "zoo.training.sweep.results", "zoo.cli.main", "zoo.cli.export", "zoo.cli.audio", "zoo.cli.models",
     "zoo.cli.predict", "zoo.cli.retrieval", "zoo.cli.doctor", "zoo.cli.chat", "zoo.cli.serve", "zoo.cli.info",
-    "zoo.cli.infill", "zoo.cli.plan", "zoo.cli.scaling",
+    "zoo.cli.explore", "zoo.cli.infill", "zoo.cli.plan", "zoo.cli.scaling",
 )  # fmt: skip
 # What is counted below, and may only become less; a new command adds one import.
 IMPORTS_IN_FUNCTIONS, NAMES_THROUGH_PACKAGES, IMPORT_MODULE_STRINGS = 46, 0, 12
