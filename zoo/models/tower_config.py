@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
-from zoo.models.config import Config, foreign_names, to_json_types
+from zoo.models.config import Config, foreign_names
 from zoo.models.foreign_names import ConfigDict
 from zoo.models.registry import family
 from zoo.preprocessing.modality import MODALITIES
@@ -86,10 +86,8 @@ class TowersConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types, towers as nested objects."""
-        values = {name: getattr(self, name) for name in self.names()}
-        return ConfigDict(
-            {name: v.to_dict() if isinstance(v, Part) else to_json_types(v) for name, v in values.items()}
-        )
+        towers = {name: tower.to_dict() for name, tower in self.towers.items()}
+        return ConfigDict(super().to_dict() | towers)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
