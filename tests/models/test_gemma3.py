@@ -1,5 +1,7 @@
 """Gemma 3 with images: the same files through us and through transformers, their tokens, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from zoo.inference.generation.chat import Chat
 from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.models.gemma3.image_mask import ImageMask, image_mask
 from zoo.nn import CAUSAL, Window
+from zoo.preprocessing.tiles import pan_and_scan
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,105 @@ def test_the_processor_equals_that_of_transformers(ours, folder):
     assert zoo.generate(ours, text="what is this ?", images=images[:1], **options) == zoo.generate(
         ours, chat, images=images[:1], **options
     )
+
+
+def image_of(height: int, width: int):
+    from PIL import Image
+
+    draw = torch.Generator().manual_seed(height)
+    return Image.fromarray(torch.randint(256, (height, width, 3), generator=draw).byte().numpy())
+
+
+CROPS = dict(do_pan_and_scan=True, pan_and_scan_min_crop_size=12, pan_and_scan_max_num_crops=3)
+# (height, width): wide and tall ones, with a narrower last crop, square, too small, and of more crops than there are.
+SIZES = [(20, 61), (24, 24), (50, 16), (11, 40), (30, 36), (15, 90)]
+
+
+def test_crops_of_long_images_are_those_of_transformers(ours, folder):
+    import transformers
+
+    processor, images = transformers.AutoProcessor.from_pretrained(folder), [image_of(*size) for size in SIZES]
+    texts = ["what <start_of_image> is <start_of_image> this ?", "a cow", "<start_of_image> on the"]
+    texts += ["<start_of_image> <start_of_image>", "<start_of_image>"]
+    each = [images[:2], [], images[2:3], images[3:5], images[5:]]
+    for options, crops in (
+        (CROPS, [3, 0, 3, 0, 2, 3]),
+        (CROPS | {"pan_and_scan_min_ratio_to_activate": 3.1}, [0, 0, 3, 0, 0, 3]),
+    ):
+        expected = processor(text=texts, images=each, padding=True, return_tensors="pt", **options)
+        made = ours.preprocess(text=texts, images=each, **options)
+        assert made.keys() == {"input_ids", "attention_mask", "pixel_values"}
+        for name in ("input_ids", "attention_mask"):
+            assert torch.equal(made[name], expected[name])
+        assert len(made["pixel_values"]) == 6 + sum(crops)
+        assert error(made["pixel_values"], expected["pixel_values"]) <= 1e-5
+        alone = ours.preprocess(images=images, **options)["pixel_values"]
+        assert torch.equal(alone, made["pixel_values"])
+
+
+def test_the_crops_of_an_image_by_hand():
+    limits = dict(smallest=256, most=4, ratio=1.2)
+    whole = slice(0, 300)
+    assert pan_and_scan((300, 1000), **limits) == [
+        (whole, slice(0, 334)), (whole, slice(334, 668)), (whole, slice(668, 1000)),
+    ]  # fmt: skip
+    assert pan_and_scan((700, 300), **limits) == [(slice(0, 350), whole), (slice(350, 700), whole)]
+    assert pan_and_scan((255, 1000), **limits) == pan_and_scan((600, 700), **limits) == []
+    assert len(pan_and_scan((300, 9000), **limits)) == 4
+    parts = pan_and_scan((20, 601), smallest=20, most=30, ratio=1.2)  # 30 of 21 pixels would have one of none
+    assert len(parts) == 29 and parts[-1][1] == slice(588, 601)
+
+
+def test_answers_about_crops(ours, theirs, folder, tmp_path):
+    """Options of a call, of a saved model, and of a folder of transformers, whose tokens these are."""
+    import transformers
+
+    image, options = image_of(20, 61), dict(max_new_tokens=4, eos_token_id=None)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is this ?"}]}],
+        add_generation_prompt=True,
+    )
+    inputs = processor(text=text, images=[image], return_tensors="pt", add_special_tokens=False, **CROPS)
+    tokens = theirs.generate(**inputs, **options, do_sample=False, pad_token_id=0)[:, -4:]
+    made = zoo.generate(ours, text="what is this ?", images=[image], **CROPS, **options)
+    assert made.split() == ours.preprocess.text.decode(tokens[0]).split()
+    model = zoo.load(folder)
+    model.preprocess = replace(model.preprocess, **CROPS)
+    assert zoo.generate(model, text="what is this ?", images=[image], **options) == made
+    assert Chat(model, **options).reply("what is this ?", lambda text: None, [image]).split() == made.split()
+    zoo.export(model, tmp_path / "theirs")
+    saved = transformers.AutoProcessor.from_pretrained(tmp_path / "theirs")
+    assert type(saved.image_processor).__name__ == "Gemma3ImageProcessor"
+    pixels = saved.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+    assert len(pixels) == 4 and error(pixels, inputs["pixel_values"]) <= 1e-5
+    again = zoo.load(tmp_path / "theirs")
+    assert again.preprocess == model.preprocess == zoo.load(zoo.save(model, tmp_path / "ours")).preprocess
+    ids = saved(text=text, images=[image], return_tensors="pt", add_special_tokens=False, **CROPS)["input_ids"]
+    assert torch.equal(ids, inputs["input_ids"])
+    edit_json(tmp_path / "theirs" / "preprocessor_config.json", pan_and_scan_max_num_crops=0)
+    broken = zoo.load(tmp_path / "theirs")
+    assert broken.preprocess.image is None and "pan_and_scan_max_num_crops=0" in broken.load_report.notes[0]
+
+
+def test_options_of_crops_that_do_not_fit(ours):
+    for options, message in (
+        ({"pan_and_scan_min_crop_size": 0}, "pan_and_scan_min_crop_size=0: expected at least 1"),
+        ({"pan_and_scan_max_num_crops": 2.5}, "pan_and_scan_max_num_crops=2.5 should be int"),
+        ({"pan_and_scan_min_ratio_to_activate": -1.0}, "finite number above 0"),
+        ({"do_pan_and_scan": "yes"}, "do_pan_and_scan='yes' should be bool"),
+        ({"do_pan_and_scan": True, "image": replace(ours.preprocess.image, fit="none")}, "fit='none'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(ours.preprocess, **options)
+    with pytest.raises(ValueError, match="do_pan_and_scan= belongs to text="):
+        zoo.generate(ours, batch()["input_ids"], do_pan_and_scan=True)
+    shortest = zoo.create_model("gemma3_vision_nano", seed=0)
+    shortest.preprocess = replace(
+        shortest.preprocess, image=replace(ours.preprocess.image, size=(64, 64), fit="shortest")
+    )
+    with pytest.raises(ValueError, match="no center crop"):
+        shortest.preprocess.transformers_files()
 
 
 def test_turns_of_a_chat_are_those_of_whole_prompts(ours):

@@ -32,6 +32,8 @@ class BridgeProcessor(MultimodalProcessor):
     """
 
     own: ClassVar[tuple[str, ...]] = OWN  # the fields beside the processors of the towers
+    # Those of them that are options of a call, and stand in the settings of transformers' image processor.
+    image_options: ClassVar[tuple[str, ...]] = ()
 
     token: str = "<image>"
     tokens_per_item: int | None = None
@@ -45,6 +47,21 @@ class BridgeProcessor(MultimodalProcessor):
         token = None if text is None or number is None else text.backend.id_to_token(number)
         own = {name: getattr(config, name) for name in ("tokens_per_item", "convolutions")}
         return cls(**parts, token=token or f"<{config.encoder}>", **own)
+
+    @classmethod
+    def read_image_options(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Our fields in the settings of transformers' image processor. Raises LoadError for values that do not fit."""
+        found = {name: values[name] for name in cls.image_options if values.get(name) is not None}
+        try:
+            cls(**found)
+        except ValueError as error:
+            raise LoadError(str(error)) from None
+        return found
+
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """A copy with those of the options of a call that are image options, which are taken out of them."""
+        found = {name: options.pop(name) for name in self.image_options if name in options}
+        return replace(self, **found) if found else self
 
     @property
     def feature_token(self) -> str:
@@ -79,7 +96,7 @@ class BridgeProcessor(MultimodalProcessor):
         self.check_markers(texts, counts, len(items))
         own = {name: options.pop(name) for name in MODALITIES[self.encoder].options if name in options}
         batch = self.part(self.encoder, items, **own) if items else {}
-        if items and (rows := len(next(iter(batch.values())))) != len(items):
+        if self.encoder == "audio" and items and (rows := len(next(iter(batch.values())))) != len(items):
             raise ValueError(f"{len(items)} {MODALITIES[self.encoder].plural} became {rows} rows, and the text has a "
                              "marker for each clip: too_long='windows' is not for these; cut the clips")  # fmt: skip
         numbers = iter(self.numbers_of_tokens(batch, len(items)))

@@ -1,5 +1,6 @@
-"""Geometry of images cut into tiles of a model's size (LLaVA-NeXT): which grid fits, and what of it is padding."""
+"""Geometry of images cut into parts: tiles of a model's size (LLaVA-NeXT), crops of the longer side (Gemma 3)."""
 
+import math
 from collections.abc import Sequence
 
 Size = tuple[int, int]  # (height, width)
@@ -26,3 +27,20 @@ def unpadded(size: Size, grid: Size) -> tuple[slice, slice]:
         return slice(padding, rows - padding), slice(0, columns)
     padding = (columns - int(round(width * (rows / height), 7))) // 2
     return slice(0, rows), slice(padding, columns - padding)
+
+
+def pan_and_scan(size: Size, *, smallest: int, most: int, ratio: float) -> list[tuple[slice, slice]]:
+    """The (rows, columns) of crops that cut an image of `size` along its longer side; none for one that is not long.
+
+    An image is cut if its longer side is at least `ratio` times its shorter one, into about as many crops as that, at
+    least 2 and at most `most`, whose sides have at least `smallest` pixels. "Pan & Scan" of Gemma 3 (Gemma Team 2025).
+    """
+    short, long = sorted(size)
+    if long / short < ratio:
+        return []
+    number = min(math.floor(long / short + 0.5), long // smallest)
+    step = math.ceil(long / min(max(number, 2), most))
+    if min(step, short) < smallest:
+        return []
+    whole, parts = slice(0, short), [slice(start, min(start + step, long)) for start in range(0, long, step)]
+    return [(whole, part) if size[1] >= size[0] else (part, whole) for part in parts]

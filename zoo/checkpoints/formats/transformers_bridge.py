@@ -40,10 +40,10 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMa
 
 def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tuple[BridgeProcessor | None, list[str]]:
     """(the processor of images and texts, notes on what could not be read). cls: that of the family."""
-    image, notes = None, []
+    image, own, notes = None, {}, []
     try:
         if (processor := image_processor_config(folder)) is not None:
-            image = read_image_processor(processor, config)
+            image, own = read_image_processor(processor, config), cls.read_image_options(processor)
     except LoadError as error:
         notes.append(f"model.preprocess has no image processor: {error}")
     text, text_notes = tokenizer.read(folder, config.parts["text"], "llama")
@@ -54,7 +54,7 @@ def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tu
     if text is not None and (marker is None or text.backend.id_to_token(marker) is None):
         notes.append(f"model.preprocess has no tokenizer: it has no token {marker}, which marks the images")
         text = None
-    return cls.of_model(config, image=image, text=text), notes
+    return cls.of_model(config, image=image, text=text, **own), notes
 
 
 def read_image_processor(values: Mapping[str, Any], config: Any) -> ImageProcessor | TiledImageProcessor:

@@ -18,11 +18,13 @@ def bridge_inputs(
 ) -> tuple[TextPrompts | None, Inputs]:
     """(the texts, if the prompts are some, as tokens; input_ids, attention_mask and the inputs of the encoder).
 
-    options: of `zoo.generate` for this model: images= or audio=, or the inputs of the encoder; they are taken out.
+    options: of `zoo.generate` for this model: images= or audio=, options of the processor for these, or the inputs of
+    the encoder; they are taken out.
     """
     record = MODALITIES[model.config.encoder]
     items = options.pop(record.argument, None)
     tensors = {name: options.pop(name) for name in list(options) if name in model.inputs}
+    own = {name: options.pop(name) for name in model.processor_class.image_options if name in options}
     like = next(model.encoder.parameters())
 
     def placed(batch: Inputs) -> Inputs:
@@ -32,14 +34,16 @@ def bridge_inputs(
     if isinstance(prompts, Tensor | None):
         if items is not None and prompts is None:
             raise ValueError(f"{record.argument}= needs text=, such as a question about them")
-        if items is not None:
-            raise ValueError(f"{record.argument}= belongs to text=; beside input_ids pass what model.preprocess makes "
+        if items is not None or own:
+            given = next(iter(own), record.argument)
+            raise ValueError(f"{given}= belongs to text=; beside input_ids pass what model.preprocess makes "
                              f"of {record.plural}, such as {next(iter(record.inputs.values()))}=")  # fmt: skip
         return None, {"input_ids": prompts, "attention_mask": mask, **placed(tensors)}
     if tensors or mask is not None:
         given = next(iter(tensors), "attention_mask")
         raise ValueError(f"{given} belongs to a tensor of input_ids: beside texts pass {record.argument}=")
-    batch, is_one = encode(model.preprocess, prompts, items, record.argument)
+    processor = model.preprocess.with_options(own) if own and model.preprocess is not None else model.preprocess
+    batch, is_one = encode(processor, prompts, items, record.argument)
     ids, keep = batch.pop("input_ids"), batch.pop("attention_mask")
     prompt = TextPrompts(ids, keep, [""] * len(ids), is_one, is_source=True)
     return prompt, {"input_ids": ids, "attention_mask": keep, **placed(batch)}

@@ -70,7 +70,8 @@ class Bridge(TowersModel):
         self.images_at_start = self.images_at_start or self.gated_cross is not None
         documents = ["document_ids"] if self.gated_cross is None else []
         self.inputs = ("input_ids", "attention_mask", *documents, "lengths", *self.encoder_names())
-        self.generation_options = ("text", MODALITIES[config.encoder].argument, *self.encoder_names())
+        own = (MODALITIES[config.encoder].argument, *self.processor_class.image_options)
+        self.generation_options = ("text", *own, *self.encoder_names())
 
     def make_connector(self) -> nn.Module:
         """What turns features of the encoder into tokens of the decoder."""
