@@ -28,7 +28,7 @@ class StrongestKeys:
             one to the next (the low bytes of all, then the high bytes), their weights, then of each query the sum of
             the other weights, and of each head and key the mean weight over the queries. See `encode` for weights.
         heads, queries, keys, kept: H, N, M and K.
-        scale: The largest weight that can be expressed; 1 for weights that sum to 1.
+        scale: The largest weight or sum that can be expressed; 1 for weights that sum to 1.
         signed: Whether some weights are negative, as random features may estimate them.
         entropy: Of each head in nats; None for negative weights.
         distance: Of each head, in tokens or patches; None unless queries and keys are the same positions.
@@ -54,6 +54,8 @@ class Reduction:
     queries, keys: the first so many positions are kept; None for all. Weights of later keys count as the rest.
     same: whether queries and keys are the same positions, so that there is a distance between them. grid, prefix: see
     `zoo.interpret.attention_maps.distance`.
+
+    Raises: ValueError for weights that are infinite or NaN.
     """
 
     queries: int | None = None
@@ -65,10 +67,16 @@ class Reduction:
     def __call__(self, weights: Tensor) -> StrongestKeys:
         every = weights[:1, :, : self.queries].float()
         kept = every[..., : self.keys]
+        if not bool(every.isfinite().all()):
+            raise ValueError(
+                "some attention weights are infinite or NaN, which a page cannot show: check the weights of the model, "
+                "and load it with dtype=torch.float32 if it has a smaller one"
+            )
         signed = bool((every < 0).any())
-        scale = max(1.0, float(every.abs().max()))
         columns, values = strongest(kept[0], min(KEYS, kept.shape[-1]))
         rest = (every[0].abs().sum(-1) - values.abs().sum(-1)).clamp(min=0)
+        # the rest of a query is above its weights where these do not sum to 1
+        scale = max(1.0, float(every.abs().max()), float(rest.max()))
         attends = (every[0] != 0).any(-1).sum(-1).clamp(min=1)
         received = kept[0].abs().sum(1) / attends[:, None]
         distances = None
@@ -94,8 +102,8 @@ def strongest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def encode(weights: Tensor, scale: float, signed: bool = False) -> Tensor:
     """Weights as uint8, in even steps of their square root, which keeps small ones apart: 255 sqrt(w / scale).
 
-    signed: 128 is zero, and 127 steps on each side are those of negative and positive weights. The error is at most
-    sqrt(w scale) / 255, twice that if signed.
+    signed: 128 is zero, and 127 steps on each side are those of negative and positive weights. The error is about
+    sqrt(w scale) / 255 at most, twice that if signed.
     """
     roots = (weights.abs() / scale).sqrt()
     if signed:
