@@ -95,6 +95,14 @@ def test_negative_weights_have_their_sign_and_no_entropy() -> None:
     assert torch.allclose(decoded(kept)[0], weights[0].double(), atol=2 / 127)
 
 
+def test_weights_that_do_not_sum_to_one() -> None:
+    maps, rest, received = decoded(Reduction()(torch.full((1, 1, 2, 50), 0.9)))
+    assert torch.allclose(rest, torch.full_like(rest, 18 * 0.9), atol=0.07)
+    assert torch.allclose(received, torch.full_like(received, 0.9), atol=0.02) and int((maps > 0).sum()) == 64
+    with pytest.raises(ValueError, match="attention weights are infinite or NaN"):
+        Reduction()(torch.full((1, 1, 2, 2), torch.nan))
+
+
 def test_positions_beyond_those_that_are_shown_are_the_rest() -> None:
     weights = torch.full((1, 1, 4, 4), 0.25)
     maps, rest, _ = decoded(Reduction(queries=3, keys=2)(weights))
@@ -197,6 +205,8 @@ def test_source_and_target_texts() -> None:
     queries, keys, shape = groups(zoo.explore(model, ("the dog sleeps", "der Hund bellt")))["decoder to encoder"]
     assert keys[0]["texts"] == ["the", "dog", "sleeps", "</s>"] and queries[0]["texts"][1:] == ["der", "Hund", "bellt"]
     assert shape == [len(queries[0]["texts"]), len(keys[0]["texts"])]
+    with pytest.raises(ValueError, match="the model reads texts: give one, with or without the text"):
+        zoo.explore(model, {"target": "der Hund bellt"})
 
 
 def test_an_image_and_its_text() -> None:
@@ -238,11 +248,13 @@ def test_what_cannot_be_shown_says_what_to_choose(text_model: Any, monkeypatch: 
     ("options", "message"),
     [
         ({"max_tokens": 0}, "max_tokens=0: expected a whole number"),
-        ({"roles": {(9, 0): "a"}}, r"roles: the model has no layer 9; its layers are \[blocks.0.mixer"),
+        ({"roles": {(9, 0): "a"}}, r"roles: the model has no layer 9 with attention weights; it has \[blocks.0.mixer"),
+        ({"roles": {(0, 2): "a"}}, "roles: layer 0 has no head 2; its heads are 0 to 1"),
         ({"roles": {3: "a"}}, "roles: expected"),
         ({"roles": "previous"}, "roles='previous': expected"),
         ({"names": ["a", "b"]}, "names= has 2 entries for 1 models"),
         ({"faithfulness": {"a": 1}}, "faithfulness=.* expected the result of zoo.faithfulness"),
+        ({"faithfulness": {"a": {"b": "c"}}}, "faithfulness=.* expected the result of zoo.faithfulness"),
         ({"heads": 7}, "heads=7 is out of range"),
     ],
 )  # fmt: skip

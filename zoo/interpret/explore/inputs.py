@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.inference.generation.generate import generate
 from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_spectrogram
+from zoo.interpret.row_losses import on_device
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.whisper.model import Whisper
@@ -20,10 +21,9 @@ from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.preprocessing.multimodal import modality_of
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
-WRITTEN = 64  # tokens of a text that the model writes itself
-TITLE = 200  # characters of a text in the title
+MAX_NEW_TOKENS = 64  # of a text that the model writes itself
+TITLE_LENGTH = 200  # characters of a text in the title
 MEL_BINS = 64  # of the spectrogram that is shown of a waveform
-ARGUMENTS = {record.argument: name for name, record in MODALITIES.items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def short(item: Any) -> str:
     if not isinstance(item, str):
         return MODALITIES[modality_of(item)].unnamed
     text = Path(item).name if modality_of(item) != "text" else " ".join(item.split())
-    return text if len(text) <= TITLE else f"{text[:TITLE]} ..."
+    return text if len(text) <= TITLE_LENGTH else f"{text[:TITLE_LENGTH]} ..."
 
 
 def one_row(batch: dict[str, Tensor], name: str = "") -> dict[str, Tensor]:
@@ -166,9 +166,16 @@ def of_waveform(tower: Any, processor: Any, wave: Tensor) -> Positions:
 
 
 def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Positions]]:
-    """The batch of an encoder-decoder with its target text, the one that it writes if none is given."""
+    """The batch of an encoder-decoder with its target text, the one that it writes if none is given.
+
+    Raises: ValueError without an input of the encoder.
+    """
     processor = model.preprocess
-    source = next(name for name in ("image", "audio", "text") if name in items)
+    source = of_inputs(model.inputs)[0].name
+    if source not in items:
+        raise ValueError(
+            f"the model reads {MODALITIES[source].plural}: give one, with or without the text that it writes"
+        )
     item = items[source]
     if isinstance(model, Whisper):
         wave = processor.load(item, name_of(item, 0), None)
@@ -182,10 +189,9 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
         batch = one_row(processor(item), source)
         encoder = of_text(processor, batch["input_ids"], batch.get("attention_mask"))
         decoder = processor.for_targets()
-    on_device = {name: x.to(model.device, model.dtype if x.is_floating_point() else None) for name, x in batch.items()}
     target = items.get("target", items.get("text") if source != "text" else None)
     if target is None:
-        written = generate(model, **on_device, num_beams=1, max_new_tokens=written_limit(model))
+        written = generate(model, **on_device(batch, model), num_beams=1, max_new_tokens=written_limit(model))
         ids = written[:, :-1] if written.shape[1] > 1 else written
     else:
         ids = torch.tensor([target_ids(model, target)])
@@ -199,7 +205,7 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
 
 def written_limit(model: Any) -> int:
     room: int = model.config.part_of(f"{model.decoder_prefix}input_ids").max_length
-    return max(1, min(WRITTEN, room // 2))
+    return max(1, min(MAX_NEW_TOKENS, room // 2))
 
 
 def target_ids(model: Any, text: str) -> list[int]:

@@ -14,12 +14,13 @@ from zoo.interpret.capture import as_list, capture
 from zoo.interpret.explore.inputs import PreparedInputs
 from zoo.interpret.explore.positions import Positions, numbered
 from zoo.interpret.explore.strongest import KEYS, Reduction, StrongestKeys
+from zoo.interpret.row_losses import on_device
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.models.eval_mode import eval_mode
 
 MAX_POSITIONS = 2048  # of a side of a map
-MAX_BYTES = 60e6  # of a page
-BYTES_PER_KEY = 1.9 * 4 / 3  # of a compressed key and its weight, in the 64 characters of text
+MAX_BYTES = 60e6  # of the maps of one model
+BYTES_PER_KEY = 1.9 * 4 / 3  # about 1.9 bytes for a key and its weight when compressed, and 4/3 as many in base64
 LAYER = re.compile(r"(?:(?P<tower>.+?)\.)?blocks\.(?P<number>\d+)\.(?P<part>mixer|cross)")
 CROSS_KEYS = {"decoder": "encoder"}  # whose positions the keys of cross-attention are
 
@@ -63,8 +64,7 @@ def captured(
             groups[key] = (make_group(*key, prepared, max_tokens), [])
         groups[key][1].append((name, module))
     check_size([(group, modules) for group, modules in groups.values()], heads)
-    batch = {name: x.to(model.device, model.dtype if x.is_floating_point() else None)
-             for name, x in prepared.batch.items() if name in model.inputs}  # fmt: skip
+    batch = on_device({name: x for name, x in prepared.batch.items() if name in model.inputs}, model)
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())

@@ -107,21 +107,24 @@ def table_of(faithfulness: Any) -> list[list[Any]] | None:
         rows = {row["order"]: {title: row[name] for name, title in columns.items()} for row in faithfulness.rows}
         targets = ", ".join(dict.fromkeys(faithfulness.targets))
         what = f"Area under the probability of {targets}, {faithfulness.part} removed by {faithfulness.removal!r}"
-    if not isinstance(rows, Mapping) or not rows or not all(isinstance(row, Mapping) and row for row in rows.values()):
+    try:
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        found = [[str(order), *(rounded(row.get(name)) for name in names)] for order, row in rows.items()]
+    except (AttributeError, TypeError, ValueError):
+        names = []
+    if not names:
         raise ValueError(
             f"faithfulness={faithfulness!r:.100}: expected the result of zoo.faithfulness, or a table "
             "{order: {column: number}}"
         )
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    return [[what, *map(str, names)], *([str(order), *(rounded(row.get(name)) for name in names)]
-                                      for order, row in rows.items())]  # fmt: skip
+    return [[what, *map(str, names)], *found]
 
 
 def roles_by_head(roles: Any) -> Roles:
     """{(layer, head): role} of a mapping, or of a result of `zoo.head_roles`.
 
     Of a result it is the role in which the head is furthest above the best head with random weights, with its score;
-    heads that are above it in no role have none.
+    a head that is above it in no role has none.
     """
     if roles is None or isinstance(roles, Mapping):
         return roles or {}

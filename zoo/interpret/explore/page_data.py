@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,9 @@ Roles = Mapping[tuple[int | str, int], Any]
 
 
 def rounded(value: Any, digits: int = 4) -> float | None:
-    number = None if value is None else float(value)
-    return number if number is None else float(f"{number:.{digits}g}")
+    """A number to so many digits; None for None and for numbers that JSON does not have."""
+    number = math.nan if value is None else float(value)
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
 
 
 class PageData:
@@ -60,9 +62,9 @@ class PageData:
             raise ValueError(f"max_tokens={max_tokens!r}: expected a whole number of at least 1, or None for all")
         if not hasattr(model, "preprocess"):
             raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}: zoo.load loads one from a folder")
+        check_roles(roles, model)
         prepared = prepare(model, inputs)
         groups, missing, output = captured(model, prepared, layers, heads, max_tokens)
-        check_roles(roles, model)
         sides: list[Positions] = []
         values = [self.group(group, sides, roles) for group in groups]
         found = prediction_titles(model, output, None) if is_classifier(model) else None
@@ -126,17 +128,22 @@ def is_classifier(model: Any) -> bool:
 
 
 def check_roles(roles: Roles, model: Any) -> None:
-    """Raise ValueError for roles of layers that the model does not have: they would be lost."""
+    """Raise ValueError for roles of layers and heads that the model does not have: they would be lost."""
     if not roles:
         return
-    found = find_layers(model, "*")
-    names = [*(name for name, _ in found.found), *found.missing]
-    numbers = {number_of(name) for name in names}
+    heads: dict[int | str, int] = {}  # of layers by name, and the most of any layer with a number
+    for name, module in find_layers(model, "*").found:
+        for key in (name, number_of(name)):
+            heads[key] = max(module.core.spec.heads, heads.get(key, 0))
     for key in roles:
         if not (isinstance(key, tuple) and len(key) == 2):
             raise ValueError(f"roles: expected {{(layer, head): role}}, given the key {key!r}")
-        if key[0] not in names and key[0] not in numbers:
-            raise ValueError(f"roles: the model has no layer {key[0]!r}; its layers are {shorten(names)}")
+        layer, head = key
+        if layer not in heads:
+            names = [name for name in heads if isinstance(name, str)]
+            raise ValueError(f"roles: the model has no layer {layer!r} with attention weights; it has {shorten(names)}")
+        if head not in range(heads[layer]):
+            raise ValueError(f"roles: layer {layer!r} has no head {head!r}; its heads are 0 to {heads[layer] - 1}")
 
 
 def role_text(role: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -71,7 +71,7 @@ class Positions:
     """The positions of one side of a map: parts in their order. total: of the model, if not all are shown."""
 
     parts: tuple[Part, ...]
-    total: int = field(default=0)
+    total: int = 0
 
     def __post_init__(self) -> None:
         if not self.total:

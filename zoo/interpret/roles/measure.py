@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.interpret.capture import capture
 from zoo.interpret.roles.batches import RoleBatch, Target
 from zoo.interpret.roles.position_fit import PositionFit
+from zoo.interpret.row_losses import on_device
 from zoo.interpret.select_layers import find_layers
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.attention import Attention
@@ -53,7 +54,7 @@ class Measurement:
 
     def add(self, batch: RoleBatch) -> None:
         """Measure one batch."""
-        inputs = {name: x.to(self.model.device) for name, x in batch.inputs.items()}
+        inputs = on_device(batch.inputs, self.model)
         uniform: dict[str, Tensor] = {}  # of the first row of each layer
         for kind in reversed(KINDS):
             model = self.model if kind == "model" else self.control
