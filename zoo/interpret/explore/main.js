@@ -25,13 +25,11 @@ const page = {
     }
   },
 
-  hovered(panel, active) {
+  hovered(panel, active, side) {
     for (const other of others(panel)) {
-      if (!active) other.setActive(null, true);
-      else if (other.group.name === panel.group.name && alike(panel, other, active.side)) {
-        other.held = panel.held;
-        other.setActive({ ...active }, true);
-      }
+      if (other.group.name !== panel.group.name || !alike(panel, other, side)) continue;
+      other.held = panel.held;
+      other.setActive(active && { ...active }, true);
     }
   },
 };

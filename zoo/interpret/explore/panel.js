@@ -10,7 +10,7 @@ const MATRIX = 420; // pixels
 const KEPT = 8; // layers that stay decompressed
 
 class Panel {
-  // page: {selected(panel), hovered(panel, side, index)}
+  // page: {selected(panel), hovered(panel, active, side)}
   constructor(model, number, page) {
     this.model = model;
     this.number = number;
@@ -73,37 +73,39 @@ class Panel {
 
   // Show another head; group, layer and head are indices. Returns when it is on the page.
   async select(state, quiet = false) {
-    const changed = !this.heads || (state.group ?? this.state.group) !== this.state.group;
-    this.state = { ...this.state, ...state };
-    this.groups.select.value = this.state.group;
+    const next = { ...this.state, ...state };
+    const group = this.model.groups[next.group];
+    const changed = !this.heads || next.group !== this.state.group;
     const ticket = (this.ticket = {});
-    if (changed) await this.openGroup();
-    const maps = await this.load(this.state.layer);
+    const thumbnails = changed ? await inflate(group.thumbnails) : null;
+    const maps = await this.load(group.layers[next.layer]);
     if (ticket !== this.ticket) return; // another head was chosen meanwhile
-    this.map = maps.head(this.state.head);
-    if (changed) this.heads.show([this.state.layer, this.state.head]);
-    else this.heads.choose([this.state.layer, this.state.head]);
+    this.state = next;
+    this.groups.select.value = next.group;
+    if (changed) this.openGroup(thumbnails);
+    this.map = maps.head(next.head);
+    if (changed) this.heads.show([next.layer, next.head]);
+    else this.heads.choose([next.layer, next.head]);
     this.show();
     this.table.refresh();
     if (!quiet) this.page.selected(this);
     // the next layer that arrow keys lead to
-    if (this.state.layer + 1 < this.group.layers.length) setTimeout(() => this.load(this.state.layer + 1), 50);
+    const following = this.group.layers[next.layer + 1];
+    if (following) setTimeout(() => this.load(following), 50);
   }
 
-  // The maps of a layer of the group, of which the last few that were used are kept.
-  load(index) {
-    const layer = this.group.layers[index];
-    if (layer && !this.layers.has(layer.block)) {
-      this.layers.set(layer.block, inflate(layer.block).then((bytes) => new LayerMaps(layer, bytes)));
-      if (this.layers.size > KEPT) this.layers.delete(this.layers.keys().next().value);
-    }
-    return layer && this.layers.get(layer.block);
+  // The maps of a layer, of which the last few that were used are kept.
+  load(layer) {
+    const maps = this.layers.get(layer.block) ?? inflate(layer.block).then((bytes) => new LayerMaps(layer, bytes));
+    this.layers.delete(layer.block);
+    this.layers.set(layer.block, maps);
+    if (this.layers.size > KEPT) this.layers.delete(this.layers.keys().next().value);
+    return maps;
   }
 
-  async openGroup() {
+  openGroup(thumbnails) {
     const group = this.group;
     this.active = this.held = null;
-    const thumbnails = await inflate(group.thumbnails);
     this.heads = new HeadsView(group, thumbnails, {
       open: (layer, head) => this.select({ layer, head }),
       enter: () => this.queries.element.focus(),
@@ -164,9 +166,10 @@ class Panel {
   }
 
   setActive(active, quiet = false) {
+    const side = (active ?? this.active)?.side;
     this.active = active;
     this.show();
-    if (!quiet) this.page.hovered(this, active);
+    if (!quiet && side) this.page.hovered(this, active, side);
   }
 
   // Show the active position of the chosen head, or what all positions receive.
@@ -202,7 +205,7 @@ class Panel {
     const named = found.slice(0, NAMED).filter(([, weight]) => Math.abs(weight) >= 0.0005);
     const parts = named.map(([index, weight]) => `${view.label(index)} ${percent(weight)}`);
     const others = active.side === "queries" ? `; all others together ${percent(this.othersOf(found.slice(named.length)))}` : "";
-    return `${name} ${verb} ${parts.join(", ")}${others}`;
+    return `${name} ${verb} ${parts.join(", ") || "no position by 0.1% or more"}${others}`;
   }
 
   // The sum of the weights that the sentence does not name.
