@@ -35,7 +35,9 @@ def add_command(command: Callable[..., Any]) -> None:
         help="show the first tokens of a long text, or times of a long clip; the model reads all of them",
     )
     new.add_argument(
-        "--roles", action="store_true", help="measure the role of each head (zoo.head_roles), by which they are sorted"
+        "--roles",
+        action="store_true",
+        help="measure the role of each head on the input and on generated ones (zoo.head_roles), to sort heads by it",
     )
     new.add_argument(
         "--faithfulness",

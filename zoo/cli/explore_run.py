@@ -12,6 +12,9 @@ from zoo.cli.predict_inputs import Reader
 from zoo.interpret.explore.page import explore
 from zoo.interpret.faithfulness import faithfulness
 from zoo.interpret.roles.head_roles import head_roles
+from zoo.interpret.roles.result import HeadRoles
+from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.towers import TowersModel
 from zoo.preprocessing.modality import of_file, of_inputs
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
@@ -31,15 +34,30 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")
             model.preprocess = replace(model.preprocess, resample=True)
     inputs: Any = tuple(args.pair) if args.pair else read_inputs(models[0], sources[0], words)
-    names = [Path(source).name if Path(source).exists() else source for source in sources]
+    names = short_names(sources)
     page = explore(
         models, inputs, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
-        names=names, roles=[head_roles(model) for model in models] if args.roles else None,
+        names=names, roles=[roles_of(model, inputs) for model in models] if args.roles else None,
         faithfulness=measured(models, names, inputs) if args.faithfulness else None,
     )  # fmt: skip
     page.save(args.html)
     say(f"{args.html} ({len(page.html.encode()) / 1e6:,.1f} MB) shows the attention of {' and '.join(sources)}")
     return 0
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """The names of folders and files without their path, or the sources themselves if two names are the same."""
+    names = [Path(source).resolve().name if Path(source).exists() else source for source in sources]
+    return names if len(set(names)) == len(names) else list(sources)
+
+
+def roles_of(model: Any, inputs: Any) -> HeadRoles:
+    """The roles of heads on the input of the page and on generated ones; of a model of several towers those of each."""
+    items = inputs if isinstance(inputs, list) else [inputs]
+    if isinstance(model, TowersModel):
+        return HeadRoles([row for item in items for row in head_roles(model, [item]).rows])
+    pair = isinstance(items[0], tuple) and isinstance(items[0][0], str) and not isinstance(model, EncoderDecoder)
+    return head_roles(model, list(items[0]) if pair else items[:1])
 
 
 def measured(models: Sequence[Any], names: Sequence[str], inputs: Any) -> Any:

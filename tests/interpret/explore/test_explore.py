@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.cli.explore_run import split
+from zoo.cli.explore_run import short_names, split
 from zoo.cli.main import main
 from zoo.interpret.attention_maps import distance, entropy
 from zoo.interpret.explore.strongest import Reduction, StrongestKeys
@@ -278,10 +278,11 @@ def test_inputs_that_are_not_valid(text_model: Any) -> None:
 def test_the_command(
     text_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[Any] = []
     roles = HeadRoles([HeadRole("blocks.0.mixer", 1, "first", 0.9, 0.1, 0.2)])
     curve = Curve("attention", torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     measured = FaithfulnessResult([0.0, 1.0], "text", "remove", ["a"], [curve])
-    monkeypatch.setattr("zoo.cli.explore_run.head_roles", lambda model: roles)
+    monkeypatch.setattr("zoo.cli.explore_run.head_roles", lambda model, data: seen.append(data) or roles)
     monkeypatch.setattr("zoo.cli.explore_run.faithfulness", lambda model, inputs: measured)
     for name in ("before", "after"):
         zoo.save(text_model, tmp_path / name)
@@ -293,6 +294,7 @@ def test_the_command(
     found = description(SimpleNamespace(html=page.read_text()))
     assert [model["name"] for model in found["models"]] == ["before", "after"]
     assert found["models"][1]["groups"][0]["layers"][0]["roles"] == ["first 0.90"]
+    assert seen == [[TEXT], [TEXT]]
     assert [row[0] for row in found["faithfulness"]] == ["", "before: attention", "after: attention"]
     assert main(["explore", before, "--pair", "a red", "bird", "--html", str(page)]) == 0
     assert main(["explore", before, "--html", str(page)]) == 2 and "give an input" in capsys.readouterr().err
@@ -306,5 +308,10 @@ def test_models_and_inputs_of_a_command_line(tmp_path: Path) -> None:
         ["org/name", folder, "other/model"], ["cat.png", "a cat"])  # fmt: skip
     assert split("org/name", ["either/or"], False) == (["org/name"], ["either/or"])
     assert split("org/name", [folder], True) == (["org/name", folder], [])
+    assert short_names([f"{folder}/a", folder, "org/name"]) == [f"{folder}/a", tmp_path.name, "org/name"]
+    for name in ("a", "b"):
+        (tmp_path / name / "best").mkdir(parents=True)
+    twice = [f"{folder}/a/best", f"{folder}/b/best"]
+    assert short_names(twice) == twice
     with pytest.raises(ValueError, match="is a folder: after the models, give one input"):
         split("org/name", [folder], False)
