@@ -284,6 +284,8 @@ def test_sentences_that_do_not_fit_are_left_out_by_name(bert: zoo.Model) -> None
     assert found.left_out["previous"] == "no texts are given" and "induction" in found.roles
     with pytest.raises(ValueError, match="was not measured: 0 of 72"):
         found.best("agreement_en")
+    plain = zoo.head_roles(model, ["a dog sees the cat"])
+    assert "previous" in plain.roles and "such keys" in plain.left_out["punctuation"]
 
 
 # --- images, audio, translation -----------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ def test_objects_of_images_are_found_behind_resizing_and_cropping() -> None:
     image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)  # the left and the right 16 pixels are cropped
     prefix, grid = vit.patches.prefix, vit.patches.grid
     assert grid == (4, 4)
-    boxes = torch.tensor([[32.0, 16, 48, 32], [0, 0, 10, 10], [64, 48, 67, 51]])
+    boxes = torch.tensor([[32.0, 16, 48, 32], [0, 0, 10, 10], [64, 48, 67, 51], [-30, -30, -9, -9]])
     found = object_patches(vit.preprocess, image, boxes, grid)
     assert [masks.nonzero().flatten().tolist() for masks in found] == [[5], [15]]  # a small one has the patch it is in
     result = zoo.head_roles(vit, [(image, boxes)] * 3)
@@ -340,7 +342,7 @@ def test_audio_roles_need_clips_but_for_generated_tones(monkeypatch: pytest.Monk
                            "harmonic"]  # fmt: skip
     tokens = model.patches.prefix + model.patches.grid[0] * model.patches.grid[1]
     assert score(found, "previous", 0).chance == pytest.approx(1 / tokens, abs=1e-6)
-    assert set(zoo.head_roles(model).left_out) == {"previous", "next", "same", "position", "relative_position"}
+    assert set(zoo.head_roles(model).left_out) == {*found.roles} - {"onset", "harmonic"}
     speech = zoo.create_model("wav2vec2_tiny", depth=1, width=24, heads=2, mlp_dim=24, position_groups=2)
     found = zoo.head_roles(speech, [(waves[0], 16000), (waves[1, :6000], 16000)])
     tokens = [int(speech.frames(n)) for n in (8000, 6000)]
@@ -387,6 +389,8 @@ def test_bad_input_is_named(bert: zoo.Model) -> None:
         (torch.nn.Linear(2, 2), None, "expected a zoo.Model, given a Linear"),
         (bert, "one text", "expected a list of texts"),
         (bert, [], "data is empty"),
+        (bert, ["a text", torch.arange(3)], "some items are texts and some token ids"),
+        (bert, torch.arange(3), "item 0 is .Tensor.: the model takes texts, or token ids"),
         (bert, [torch.zeros(3, 8, 8)], "item 0 is 'Tensor': the model takes texts, or token ids"),
         (vit, ["a text"], "item 0 is 'a text': the model takes images"),
         (vit, None, "all roles of an image model need data"),

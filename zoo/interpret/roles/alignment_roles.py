@@ -65,7 +65,7 @@ def pair_batches(model: Any, processor: Any, pairs: Sequence[AlignedPair]) -> It
     start = model.config.decoder_start_token_id
     read = [row.shifted(start) for row in labels]
     counts, target_counts = count_tokens(sources), count_tokens(read)
-    for indices in split_rows([max(len(sources[i]), len(read[i])) for i in indices_of(pairs)]):
+    for indices in split_rows([max(len(own), len(written)) for own, written in zip(sources, read, strict=True)]):
         own, written = [sources[i] for i in indices], [read[i] for i in indices]
         inputs = text_inputs(own, processor) | text_inputs(written, targets, "decoder_")
         length, steps = inputs["input_ids"].shape[1], inputs["decoder_input_ids"].shape[1]
@@ -82,10 +82,6 @@ def pair_batches(model: Any, processor: Any, pairs: Sequence[AlignedPair]) -> It
         if bool(queries.any()):
             found["cross"] = {"alignment": Target(weights, queries)}
         yield RoleBatch(inputs, found)
-
-
-def indices_of(pairs: Sequence[AlignedPair]) -> range:
-    return range(len(pairs))
 
 
 def links_of_tokens(pair: AlignedPair, source: TokenRow, label: TokenRow) -> dict[int, list[int]]:

@@ -35,6 +35,7 @@ NO_TOKENIZER = "the model has no tokenizer: set model.preprocess, see zoo.prepro
 NO_TEXTS = "no texts are given"
 NO_SEPARATOR = "the tokenizer puts no special token after a text"
 NO_SPANS = "the tokenizer does not say which characters a token has"
+NO_QUERIES = "no input has both such keys and a token that counts as a query"
 
 
 def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None, seed: int = 0) -> HeadRoles:
@@ -64,10 +65,10 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
     Args:
         model: A model of texts, images or audio, an encoder-decoder of texts, or several towers, of which the one is
             measured that takes the data.
-        data: Texts, or token ids [B, N] (for a model without a tokenizer); images, or pairs (image, boxes), boxes being
-            (left, top, right, bottom) of each object in pixels; audio clips; for an encoder-decoder texts, or pairs
-            (source, target) or (source, target, alignment), such as "0-0 1-2" by numbers of words. None: what needs no
-            data.
+        data: Texts, or token ids [B, N] without padding (for a model without a tokenizer); images, or pairs (image,
+            boxes), boxes being (left, top, right, bottom) of each object in pixels; audio clips; for an encoder-decoder
+            texts, or pairs (source, target) or (source, target, alignment), such as "0-0 1-2" by numbers of words.
+            None: what needs no data.
         sampling_rate: Of audio clips without one.
         seed: Of the random weights of the control and of the generated inputs.
 
@@ -92,11 +93,11 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
         for layer, role, *scores in measurement.scores()
         for head, values in enumerate(zip(*scores, strict=True))
     ]
-    rows, impossible = without_impossible(rows, measurement.signed)
+    rows, impossible = without_impossible(rows, measurement)
     missing = {prefix + name: kind for name, kind in measurement.missing.items()}
     source = f"{len(items)} {MODALITIES[modality].plural}" if items else "generated inputs"
     rows.sort(key=lambda row: list(ROLES).index(row.role))
-    return HeadRoles(rows, left_out | impossible, missing, f"{type(part).__name__}, {source}")
+    return HeadRoles(rows, impossible | left_out, missing, f"{type(part).__name__}, {source}")
 
 
 def as_items(data: Any) -> list[Any]:
@@ -149,7 +150,8 @@ def check_items(items: list[Any], modality: str, part: Any) -> None:
             item = item[0]
         if modality == "text":
             pair = isinstance(item, tuple | list) and isinstance(part, EncoderDecoder)
-            if isinstance(item, str) or pair or (isinstance(item, Tensor) and item.dtype == torch.long):
+            ids = isinstance(item, Tensor) and item.ndim == 1 and item.dtype in (torch.int32, torch.int64)
+            if isinstance(item, str) or pair or ids:
                 continue
         elif item_modality(item) == modality or (modality == "audio" and hasattr(item, "shape") and item.ndim == 1):
             continue
@@ -160,12 +162,13 @@ def check_items(items: list[Any], modality: str, part: Any) -> None:
         )
 
 
-def without_impossible(rows: list[HeadRole], signed: set[str]) -> tuple[list[HeadRole], dict[str, str]]:
-    """The rows without roles whose keys no query may attend to, and these roles with the reason."""
-    possible = {row.role for row in rows if row.role in signed or row.chance > 0 or "position" in row.role}
+def without_impossible(rows: list[HeadRole], measurement: Measurement) -> tuple[list[HeadRole], dict[str, str]]:
+    """(rows without roles whose keys no query may attend to, {one of these or a role without queries: the reason})."""
+    possible = {row.role for row in rows if row.role in measurement.signed or row.chance > 0 or "position" in row.role}
     never = {row.role for row in rows} - possible
     reason = "no query may attend to these keys, such as later tokens in a decoder or those outside of a window"
-    return [row for row in rows if row.role in possible], dict.fromkeys(never, reason)
+    unused = dict.fromkeys(measurement.without_queries(), NO_QUERIES)
+    return [row for row in rows if row.role in possible], unused | dict.fromkeys(never, reason)
 
 
 # --- modalities ---------------------------------------------------------------------------------------------------
@@ -217,7 +220,9 @@ def rows_of(items: list[Any], processor: Any) -> list[TokenRow]:
     """The rows of the texts, of the sources of pairs, or of token ids."""
     if not items:
         return []
-    if isinstance(items[0], Tensor):
+    if any(isinstance(item, Tensor) for item in items):
+        if not all(isinstance(item, Tensor) for item in items):
+            raise ValueError("some items are texts and some token ids: give texts, or token ids [B, N]")
         return [TokenRow(row, [False] * len(row)) for row in (item.tolist() for item in items)]
     if processor is None:
         raise ValueError(f"{NO_TOKENIZER}; or give token ids [B, N] instead of texts")
@@ -252,10 +257,13 @@ def image_roles(part: Any, processor: Any, items: list[Any], _: int | None, seed
 
 def audio_roles(part: Any, processor: Any, items: list[Any], sampling_rate: int | None, seed: int) -> Found:
     """Batches of clips and of generated tones."""
-    own = ("previous", "next", "same", "position", "relative_position")
+    positions = ("position", "relative_position")
+    own = ["previous", "next", "same", *positions]
+    if hasattr(part, "patches"):
+        own += ["first"] * (part.patches.prefix > 0) + ["local"] * (part.patches.grid[0] > 1)
     left_out = dict.fromkeys(own, "no audio clips are given") if not items else {}
     if len(items) == 1:
-        left_out |= dict.fromkeys(own[3:], "expected at least two audio clips")
+        left_out |= dict.fromkeys(positions, "expected at least two audio clips")
     tones, reasons = tone_batches(part, processor, seed)
     given = audio_batches(part, processor, items, sampling_rate) if items else ()
     return chained([given, tones]), left_out | reasons

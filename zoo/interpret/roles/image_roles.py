@@ -109,7 +109,8 @@ def object_patches(processor: Any, image: Any, boxes: Tensor, grid: tuple[int, i
     found = []
     for left, top, right, bottom in boxes.round().int().tolist():
         canvas = torch.zeros(processor.channels, height, width, dtype=torch.uint8)
-        canvas[:, max(top, 0) : max(bottom, top + 1), max(left, 0) : max(right, left + 1)] = 255
+        rows, columns = slice(max(top, 0), max(bottom, top + 1, 0)), slice(max(left, 0), max(right, left + 1, 0))
+        canvas[:, rows, columns] = 255
         white = processor.pixels(canvas)[0].float() / 255
         covered = F.adaptive_avg_pool2d(white[None, None], grid).flatten()
         patches = covered >= COVERED

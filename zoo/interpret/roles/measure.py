@@ -107,6 +107,11 @@ class Measurement:
             before = self.sums.get((kind, layer, role))
             self.sums[kind, layer, role] = values if before is None else before + values
 
+    def without_queries(self) -> set[str]:
+        """The roles that no query of any batch counts for, such as punctuation in texts that have none."""
+        counted = {role for (_, role), count in self.counts.items() if count}
+        return {role for _, role in self.counts} - counted
+
     def scores(self) -> Iterator[tuple[str, str, list[float], list[float], list[float]]]:
         """(layer, role, scores, chance levels, scores with random weights), each of all heads."""
         for side, role in self.counts:
