@@ -2,8 +2,6 @@
 
 // The overview: a small image of the map of each head of a group, layer by layer, or sorted.
 
-const SORTS = { layer: "layer", role: "role", entropy: "entropy", distance: "distance" };
-
 class HeadsView {
   // events: {open(layer, head), enter()}: indices among the layers of the group and the heads of the layer
   constructor(group, thumbnails, events) {
@@ -63,7 +61,7 @@ class HeadsView {
     const heads = layered ? Math.max(...this.group.layers.map((layer) => layer.heads.length)) : 16;
     this.cell = Math.min(46, Math.max(11, Math.floor((width - gutter) / heads)));
     const columns = Math.max(1, Math.floor((width - gutter) / this.cell));
-    const key = (cell) => (this.sort === "role" ? cell.role.replace(/ [\d.]+$/, "") : cell[this.sort]);
+    const key = (cell) => (this.sort === "role" ? cell.role.replace(/ -?\d+\.\d\d$/, "") : cell[this.sort]);
     const order = [...this.cells];
     if (!layered) {
       order.sort((a, b) => (key(a) === key(b) ? 0 : key(a) === null || key(a) === "" ? 1 : key(b) === null || key(b) === "" ? -1

@@ -65,11 +65,10 @@ async function openAddress() {
     const view = held && (held.side === "keys" ? panel.keys : panel.queries);
     const meant = panels[number("model") ?? 0] ?? panel;
     const same = panel === meant || (link.checked && meant.heads && alike(meant, panel, held?.side ?? "queries"));
-    if (found && held && same && held.index >= 0 && held.index < view.count) {
-      if (panel.group.same) panel.direction.select.value = held.side;
-      panel.held = held;
-      panel.setActive(held, true);
-    }
+    const valid = found && held && same && held.index >= 0 && held.index < view.count;
+    if (valid && panel.group.same) panel.direction.select.value = held.side;
+    panel.held = valid ? held : null;
+    panel.setActive(panel.held, true);
   }
 }
 

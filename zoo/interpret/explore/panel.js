@@ -41,6 +41,7 @@ class Panel {
       this.active = this.active && { ...this.active, side: this.direction.select.value };
       this.held = this.held && { ...this.held, side: this.direction.select.value };
       this.show();
+      if (this.held) this.page.selected(this);
     });
     this.groups.label.hidden = this.model.groups.length < 2;
     this.left = element("div", { class: "left" });
@@ -114,6 +115,7 @@ class Panel {
     const sorts = ["layer", ...["role", "entropy", "distance"].filter((name) =>
       group.layers.some((layer) => (name === "role" ? layer.roles.some(Boolean) : layer[name])))];
     this.sorts.fill(sorts.map((name) => [name, name]));
+    this.heads.sort = this.sorts.select.value;
     this.direction.label.hidden = !group.same;
     this.queries = this.positionsView(group.queries, group.same ? "Positions" : "Queries", "queries");
     this.keys = group.same ? this.queries : this.positionsView(group.keys, "Keys", "keys");
