@@ -224,6 +224,17 @@ def test_an_image_and_its_text() -> None:
         zoo.explore(model, {"audio": "a.wav"})
 
 
+def test_gated_cross_attention_has_the_tokens_of_the_text() -> None:
+    tokenizer = train("bpe", [TEXT] * 5, 300)
+    text = zoo.create_model("llama_nano", vocab_size=tokenizer.vocab_size, kv_heads=2, mlp_dim=16, **SMALL)
+    text.preprocess = tokenizer
+    image = {"name": "vit_cifar_tiny", "depth": 2, "width": 16, "heads": 2, "mlp_dim": 16}
+    model = zoo.bridge(image=image, text=text, by="cross", seed=0).eval()
+    found = groups(zoo.explore(model, [torch.zeros(3, 32, 32, dtype=torch.uint8), TEXT]))
+    queries, _, shape = found["text to other states"]
+    assert queries == found["text"][0] and shape[0] == sum(len(part["texts"]) for part in queries)
+
+
 def test_layers_without_weights_are_named() -> None:
     tokenizer = train("bpe", [TEXT] * 5, 300)
     model = zoo.create_model("granite4_nano", vocab_size=tokenizer.vocab_size, seed=0).eval()

@@ -87,6 +87,21 @@ def test_patches_show_what_they_attend_to(window: Browser) -> None:
     assert window.run(ink)
 
 
+def test_several_models_have_the_same_head_and_position(window: Browser, page: Any) -> None:
+    inputs = [torch.zeros(3, 32, 32, dtype=torch.uint8), TEXT]
+    zoo.explore([page[0], page[0]], inputs, names=["a", "b"]).save(window.folder / "two.html")
+    opened(window, "#maps=text&layer=1&head=2", "two.html")
+    window.hover(".token", 3, click=True)
+    window.until("panels.every((panel) => panel.held?.index === 3 && panel.state.head === 2)")
+    window.press("Escape")
+    window.until("panels.every((panel) => panel.held === null && panel.active === null)")
+    choose = "((select, value) => { select.value = value; select.dispatchEvent(new Event('change')); })"
+    window.run(f"{choose}(panels[0].sorts.select, 'entropy')")
+    window.run(f"{choose}(panels[0].groups.select, 0)")
+    window.until("panels.every((panel) => panel.group.name === 'image')")
+    assert window.run("panels[0].heads.sort") == "entropy" and window.run("panels[1].heads.sort") == "layer"
+
+
 def test_what_looks_like_html_is_text_and_nothing_is_loaded(window: Browser, page: Any) -> None:
     window.log("browser"), window.requests()
     page[1](EVIL, names=EVIL, faithfulness={EVIL: {EVIL: 0.5}}).save(window.folder / "evil.html")

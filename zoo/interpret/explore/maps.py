@@ -22,7 +22,8 @@ MAX_POSITIONS = 2048  # of a side of a map
 MAX_BYTES = 60e6  # of the maps of one model
 BYTES_PER_KEY = 1.9 * 4 / 3  # about 1.9 bytes for a key and its weight when compressed, and 4/3 as many in base64
 LAYER = re.compile(r"(?:(?P<tower>.+?)\.)?blocks\.(?P<number>\d+)\.(?P<part>mixer|cross)")
-CROSS_KEYS = {"decoder": "encoder"}  # whose positions the keys of cross-attention are
+CROSS_QUERIES = {"gated_cross": "text"}  # whose positions the queries of cross-attention are, if not of its own tower
+CROSS_KEYS = {"decoder": "encoder"}  # whose positions its keys are
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +105,14 @@ def number_of(name: str) -> int:
 def make_group(tower: str, part: str, prepared: PreparedInputs, max_tokens: int | None) -> MapGroup:
     """A group without maps. Positions that are not known get their numbers when the size of the maps is known."""
     unknown = Positions(())
-    own = prepared.positions.get(tower, unknown).first(max_tokens)
+    side = CROSS_QUERIES.get(tower, tower)
+    own = prepared.positions.get(side, unknown).first(max_tokens)
     if part == "mixer":
         return MapGroup(tower or "self-attention", own, own, True)
     if part == "cross":
         name = CROSS_KEYS.get(tower, "")
         keys = prepared.positions.get(name, unknown).first(max_tokens)
-        return MapGroup(f"{tower} to {name or 'other states'}", own, keys, False)
+        return MapGroup(f"{side} to {name or 'other states'}", own, keys, False)
     name = part.partition(".")[0]  # attention pooling, such as image.head.mixer
     keys = prepared.positions.get("encoder" if name == "pooler" else name, unknown)
     return MapGroup(part, unknown, keys.first(max_tokens), False)

@@ -203,7 +203,9 @@ class Panel {
     if (!active) return "The mean attention that each position receives. Hover over one, or move to it with the keys.";
     const name = own.label(active.index);
     const verb = active.side === "queries" ? "attends to" : "is attended to by";
-    if (!found.length) return `${name} ${verb} nothing`;
+    if (!found.length) {
+      return active.side === "queries" ? `${name} ${verb} nothing` : `${name} is among the ${description.keys} strongest keys of no position`;
+    }
     const named = found.slice(0, NAMED).filter(([, weight]) => Math.abs(weight) >= 0.0005);
     const parts = named.map(([index, weight]) => `${view.label(index)} ${percent(weight)}`);
     const others = active.side === "queries" ? `; all others together ${percent(this.othersOf(found.slice(named.length)))}` : "";
