@@ -133,8 +133,8 @@ def check_roles(roles: Roles, model: Any) -> None:
         return
     heads: dict[int | str, int] = {}  # of layers by name, and the most of any layer with a number
     for name, module in find_layers(model, "*").found:
-        for key in (name, number_of(name)):
-            heads[key] = max(module.core.spec.heads, heads.get(key, 0))
+        for layer in (name, number_of(name)):
+            heads[layer] = max(module.core.spec.heads, heads.get(layer, 0))
     for key in roles:
         if not (isinstance(key, tuple) and len(key) == 2):
             raise ValueError(f"roles: expected {{(layer, head): role}}, given the key {key!r}")
