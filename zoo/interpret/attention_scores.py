@@ -4,8 +4,9 @@ Attention weights say what the tokens that a head reads were mixed from. The wei
 value contributes nothing of are among them, so that they are no explanation by themselves.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from zoo.interpret.attention_maps import rollout
 from zoo.interpret.attribution_target import Target
 from zoo.interpret.capture import capture
 from zoo.interpret.gradient_maps import gradient_maps
+from zoo.interpret.hooks import attached, stacks
 from zoo.interpret.scored_inputs import Part, ScoredInputs
 from zoo.interpret.select_layers import find_layers
 from zoo.models.clip_text.model import ClipText
@@ -90,18 +92,14 @@ def maps_by_gradient(inputs: ScoredInputs, target: Target, rows: Tensor, layers:
     return {name: w.float().mean(1) for name, w in maps.items()}
 
 
-@contextmanager
-def all_tokens_computed(model: nn.Module) -> Iterator[None]:
-    """Context in which padding is masked rather than dropped, so that each layer runs once for all rows."""
-    owners: list[Any] = [part for part in model.modules() if hasattr(part, "drop_padding")]
-    before = [part.drop_padding for part in owners]
-    for part in owners:
-        part.drop_padding = False
-    try:
-        yield
-    finally:
-        for part, value in zip(owners, before):
-            part.drop_padding = value
+def all_tokens_computed(model: nn.Module) -> AbstractContextManager[None]:
+    """Context in which the stacks of a model mask padding, in this thread, rather than drop it, so that each layer runs
+    once for all rows."""
+
+    def before(stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, kwargs | {"drop_padding": False}
+
+    return attached([(partial(stack.register_forward_pre_hook, with_kwargs=True), before) for stack in stacks(model)])
 
 
 # --- which tokens a head reads ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.inference.probabilities import activated, label_names, require_model, run
 from zoo.interpret.attribution import attribute, check_method
-from zoo.interpret.capture import unwrap
+from zoo.interpret.hooks import unwrap
 from zoo.interpret.scored_inputs import tokenizer_of
 from zoo.models.base import Model
 from zoo.preprocessing.sentences import split_sentences

@@ -8,20 +8,17 @@ the score.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.interpret.hooks import eager_mode, unwrap
+from zoo.interpret.hooks import eager_mode, replaced_method, unwrap
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.core import Core
 from zoo.nn.sdpa import repeat_kv
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def gradient_maps(
@@ -52,23 +49,20 @@ def gradient_maps(
     }
 
 
-@contextmanager
-def explicit_weights(core: Core, name: str, weights: dict[str, Tensor]) -> "Iterator[None]":
-    """Context in which a core multiplies its attention weights with the values, and keeps them under `name`."""
+def explicit_weights(core: Core, name: str, weights: dict[str, Tensor]) -> AbstractContextManager[None]:
+    """Context in which a core, in this thread, multiplies its attention weights with the values, and keeps the weights
+    under `name`."""
 
-    def forward(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None) -> Tensor:
+    def forward(
+        inner: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any = None, bias: Any = None, *gates: Tensor, **extra: Any
+    ) -> Tensor:
         if name in weights:
             raise ValueError(f"{name} runs several times in one call: pass a batch without padding, in one piece")
-        found = core.weights(q, k, mask, bias)
+        if extra:
+            raise ValueError(f"{name} has global tokens, whose weights multiply values of their own: expected a method "
+                             "without gradients of attention, or layers without global tokens")  # fmt: skip
+        found = core.maps(q, k, mask, bias, *gates).to(v.dtype)
         weights[name] = found if found.requires_grad else found.requires_grad_()
         return found @ repeat_kv(v, q.shape[1])
 
-    before = core.__dict__.get("forward")
-    core.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del core.forward
-        else:
-            core.forward = before  # type: ignore[method-assign]
+    return replaced_method(core, "forward", forward)

@@ -55,6 +55,11 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = wrapped
 
 
+def stacks(model: nn.Module) -> list[Stack]:
+    """The stacks of blocks of a model."""
+    return [module for module in model.modules() if isinstance(module, Stack)]
+
+
 def check_model(model: nn.Module) -> None:
     """Raise ValueError for what is not a model."""
     if not isinstance(model, nn.Module):

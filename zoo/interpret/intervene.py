@@ -12,6 +12,7 @@ with zoo.intervene(model, {"blocks.3": zoo.patch(clean["blocks.3"], positions=4)
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +29,12 @@ from zoo.interpret.hooks import (
     check_not_compiling,
     eager_mode,
     replaced_method,
+    stacks,
     unwrap,
 )
 from zoo.interpret.select_layers import block_places, find_places, match_layers, places_of, shorten
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
-from zoo.nn.stack import Stack
 
 __all__ = ["ablate", "intervene", "patch"]
 
@@ -73,20 +74,18 @@ def intervene(model: nn.Module, edits: Edits) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(eager_mode())
         stack.enter_context(layout.attach(inner, [name for _, name in applied]))
-        stack.enter_context(attached([(part.register_forward_pre_hook, check_recomputed) for part in stacks(inner)]))
+        checks = [partial(part.register_forward_pre_hook, with_kwargs=True) for part in stacks(inner)]
+        stack.enter_context(attached([(register, check_recomputed) for register in checks]))
         for (what, name), (module, changes) in applied.items():
             stack.enter_context(attach(what, name, module, layout, changes))
         yield
         report_unused(applied)
 
 
-def stacks(model: nn.Module) -> list[Stack]:
-    return [module for module in model.modules() if isinstance(module, Stack)]
-
-
-def check_recomputed(stack: nn.Module, args: tuple) -> None:
+def check_recomputed(stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     """Hook: a stack is called. Recomputation on a GPU runs in a thread of its own, without the hooks."""
-    if getattr(stack, "checkpointing", False) and torch.is_grad_enabled() and args and args[0].is_cuda:
+    x = args[0] if args else kwargs["x"]
+    if getattr(stack, "checkpointing", False) and torch.is_grad_enabled() and x.is_cuda:
         raise ValueError(
             "activation checkpointing on a GPU recomputes blocks in another thread, without the edits: set "
             "checkpointing = False on the stack, or compute without gradients"

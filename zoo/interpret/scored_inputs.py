@@ -1,8 +1,8 @@
 """The inputs of a model in the units that attribution scores: tokens, patches of an image or spectrogram, frames."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.inference.optimized_model import Optimized
 from zoo.inference.probabilities import require_model
-from zoo.interpret.capture import eager_mode, unwrap
+from zoo.interpret.hooks import attached, eager_mode, unwrap
 from zoo.models.base import Model
 from zoo.models.contrast.model import Contrastive
 from zoo.models.encoder_decoder import EncoderDecoder
@@ -119,18 +119,13 @@ class ScoredInputs:
             return self.model(**batch)
 
 
-@contextmanager
-def replaced_words(words: nn.Module, value: Tensor) -> Iterator[None]:
-    """Context in which an embedding of tokens gives `value` [R, N, D]."""
+def replaced_words(words: nn.Module, value: Tensor) -> AbstractContextManager[None]:
+    """Context in which an embedding of tokens gives, in this thread, `value` [R, N, D]."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return value[:, : output.shape[1]].to(output.dtype)  # CLIP leaves out the tokens after the last that it reads
 
-    handle = words.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return attached([(words.register_forward_hook, hook)])
 
 
 def scored_inputs(model: Any, inputs: Any) -> ScoredInputs:
