@@ -128,19 +128,20 @@ def attribute(
     """
     size = checked_batch_size(method, batch_size, tolerance, options)
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)
-    chosen = target if isinstance(target, Target) else find_target(found, target)
+    chosen = target if isinstance(target, Target) else find_target(found, target, size)
     starts = baselines(found, baseline)
     completeness = None
-    if method == "integrated_gradients":
-        scores, completeness = integrated_gradients(found, chosen, starts, size, tolerance)
-    elif method == "input_x_gradient":
-        scores = input_x_gradient(found, chosen, size)
-    elif method.startswith(CAPTUM):
-        scores = by_captum(found, chosen, method.removeprefix(CAPTUM), starts, options or {})
-    else:
-        rows = torch.arange(found.rows, device=found.model.device).split(size)
-        chunks = [attention_scores(found, chosen, method, some) for some in rows]
-        scores = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    with torch.inference_mode(False):  # a caller may be in it, where there are no gradients
+        if method == "integrated_gradients":
+            scores, completeness = integrated_gradients(found, chosen, starts, size, tolerance)
+        elif method == "input_x_gradient":
+            scores = input_x_gradient(found, chosen, size)
+        elif method.startswith(CAPTUM):
+            scores = by_captum(found, chosen, method.removeprefix(CAPTUM), starts, options or {})
+        else:
+            rows = torch.arange(found.rows, device=found.model.device).split(size)
+            chunks = [attention_scores(found, chosen, method, some) for some in rows]
+            scores = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
     kept = {name: (x * found.parts[name].keep).float().cpu() for name, x in scores.items()}
     return Attribution(method, chosen.labels, kept, completeness, inputs=found)
 

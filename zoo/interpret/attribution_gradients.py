@@ -54,7 +54,7 @@ def gradients(
     Raises: ValueError if the output has no gradient.
     """
     leaves = {name: x.detach().clone().requires_grad_() for name, x in values.items()}
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         scores = target.scores(inputs.run(rows, leaves), rows)
         if not scores.requires_grad:
             raise ValueError(f"the output of {type(inputs.model).__name__} has no gradient with respect to its "
@@ -109,7 +109,7 @@ def integrated_gradients(
         size = torch.stack([x.abs().sum(1) for x in scores.values()]).sum(0)
         error[left] = ((total - difference).abs() / size.clamp(min=torch.finfo(size.dtype).tiny))[left]
         used[left] = steps
-        left, steps = every[error > tolerance], 2 * steps
+        left, steps = every[~(error <= tolerance)], 2 * steps  # also of NaN
     if len(left):
         warnings.warn(
             f"integrated gradients of {len(left)} of {inputs.rows} rows miss the change of the output by up to "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -47,17 +48,12 @@ class Target:
 
 
 def similarities(output: ContrastiveOutput) -> Tensor:
-    """The cosine similarity [R] of the two inputs of each row. Raises ValueError for different numbers of them."""
+    """The cosine similarity [R] of the two inputs of each row."""
     one, other = (output.features(name) for name in output.present)
-    if len(one) != len(other):
-        first, second = output.present
-        raise ValueError(
-            f"{len(one)} inputs of {first} and {len(other)} of {second}: expected pairs, one of each in a row"
-        )
     return (one * other).sum(-1)
 
 
-def find_target(inputs: ScoredInputs, target: Any) -> Target:
+def find_target(inputs: ScoredInputs, target: Any, batch_size: int) -> Target:
     """The target of each row.
 
     Args:
@@ -65,40 +61,54 @@ def find_target(inputs: ScoredInputs, target: Any) -> Target:
         target: A class by its number or name, or (position, class) for outputs at every token, where a position may be
             negative; a list of these, one for each row. None: the class or token with the highest score, after the last
             token of a language model, and at the mask of a masked one.
+        batch_size: Rows that are computed at once.
 
     Raises: ValueError for a target that the model does not have.
     """
+    several = isinstance(target, list) or (isinstance(target, Tensor) and target.ndim > 0)
+    given = list(target) if several else [target] * inputs.rows
+    if len(given) != inputs.rows:
+        raise ValueError(f"{len(given)} targets for {inputs.rows} rows: expected one for each")
     every = torch.arange(inputs.rows, device=inputs.model.device)
+    found = [target_of_rows(inputs, rows, [given[row] for row in rows.tolist()]) for rows in every.split(batch_size)]
+    classes = [one.classes for one in found if one.classes is not None]
+    positions = [one.positions for one in found if one.positions is not None]
+    return Target(
+        torch.cat(classes) if classes else None,
+        torch.cat(positions) if positions else None,
+        [label for one in found for label in one.labels],
+    )
+
+
+def target_of_rows(inputs: ScoredInputs, rows: Tensor, given: Sequence[Any]) -> Target:
+    """The target of some rows [R], for what was given for each of them."""
     with torch.no_grad():
-        output = inputs.run(every)
+        output = inputs.run(rows)
     if isinstance(output, ContrastiveOutput):
-        if target is not None:
+        if any(one is not None for one in given):
             raise ValueError(
-                f"target={target!r}: the score of a contrastive model is the similarity of its inputs; omit it"
+                f"target={given[0]!r}: the score of a contrastive model is the similarity of its inputs; omit it"
             )
-        similarities(output)
         first, second = output.present
-        return Target(None, None, [f"similarity of {first} and {second}"] * inputs.rows)
+        return Target(None, None, [f"similarity of {first} and {second}"] * len(rows))
     head = inputs.model.config.head
     if not isinstance(output, Tensor) or head in (None, "pool", "qa") or output.ndim not in (2, 3):
         raise ValueError(f"the model has head={head!r}: expected scores of classes or tokens (head='classify', "
                          "'token', 'ctc', 'lm' or 'masked_lm') or a contrastive model")  # fmt: skip
-    given = list(target) if isinstance(target, list | Tensor) else [target] * inputs.rows
-    if len(given) != inputs.rows:
-        raise ValueError(f"{len(given)} targets for {inputs.rows} rows: expected one for each")
-    pairs = [one if isinstance(one, tuple) else (None, one) for one in given]
+    pairs = [one if isinstance(one, tuple) and len(one) == 2 else (None, one) for one in given]
     positions = None
     if output.ndim == 3:
-        positions = torch.stack([position_of(inputs, head, row, pair[0], output) for row, pair in enumerate(pairs)])
-        output = output[every, positions]
+        places = [position_of(inputs, head, row, pair[0], output) for row, pair in zip(rows.tolist(), pairs)]
+        positions = torch.stack(places)
+        output = output[torch.arange(len(rows), device=rows.device), positions]
     elif any(pair[0] is not None for pair in pairs):
-        raise ValueError(f"target={target!r}: the model has one output for each input, so its target is a class")
+        raise ValueError(f"target={given[0]!r}: the model has one output for each input, so its target is a class")
     if output.shape[1] == 1:
         pairs = [(None, 0 if one is None else one) for _, one in pairs]
     elif head == "classify" and inputs.model.config.resolved_problem_type == "regression" and (None, None) in pairs:
         raise ValueError(f"a regression of {output.shape[1]} values needs target=, the number of one")
-    classes = [class_of(inputs.model, one, output[row]) for row, (_, one) in enumerate(pairs)]
-    return Target(every.new_tensor(classes), positions, [name_of(inputs.model, number) for number in classes])
+    classes = [class_of(inputs.model, one, scores) for (_, one), scores in zip(pairs, output)]
+    return Target(rows.new_tensor(classes), positions, [name_of(inputs.model, number) for number in classes])
 
 
 def position_of(inputs: ScoredInputs, head: str, row: int, position: Any, output: Tensor) -> Tensor:
@@ -127,8 +137,6 @@ def class_of(model: Any, target: Any, scores: Tensor) -> int:
     """The number of a class or token. Raises ValueError if it is out of range or not known."""
     if target is None:
         return int(scores.argmax())
-    if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
-        target = int(target)
     if isinstance(target, str):
         if model.config.head in ("lm", "masked_lm", "ctc"):
             return token_of(model, target)
@@ -136,9 +144,13 @@ def class_of(model: Any, target: Any, scores: Tensor) -> int:
             names = ", ".join(map(repr, (model.labels or [])[:8])) or "none, so give its number"
             raise ValueError(f"target={target!r} is not a class of the model: its names are {names}")
         return int(model.labels.index(target))
-    if type(target) is not int or not 0 <= target < len(scores):
+    try:
+        number = index(target)
+    except TypeError:
+        number = -1
+    if isinstance(target, bool) or not 0 <= number < len(scores):
         raise ValueError(f"target={target!r} is out of range: expected a class from 0 to {len(scores) - 1}")
-    return target
+    return number
 
 
 def token_of(model: Any, text: str) -> int:

@@ -120,15 +120,18 @@ def deciding_sentences(
     """
     require_model(model)
     reader = Reader(cast(Model, unwrap(model)), batch_size)
-    if type(random_orders) is not int or random_orders < 1:
-        raise ValueError(f"random_orders={random_orders!r}: expected a whole number of at least 1")
+    counts = (("random_orders", random_orders), ("batch_size", batch_size), *(("top", count) for count in top))
+    for name, value in counts:
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
     if method is not None:
         check_method(method)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"text={text!r:.60}: expected a text with at least two sentences")
     spans = split_sentences(text) if split is None else places_of(text, split(text))
     if len(spans) < 2:
-        raise ValueError(f"the text has {len(spans)} sentence: expected at least two, of which some decide")
+        many = "1 sentence" if spans else "no sentences"
+        raise ValueError(f"the text has {many}: expected at least two, of which some decide")
     whole = reader.probabilities([text])[0]
     number = reader.number_of(target, whole)
     alone = reader.probabilities([without(text, spans, [i]) for i in range(len(spans))])[:, number]
@@ -189,7 +192,7 @@ class Reader:
     def windows(self, texts: Sequence[str]) -> list[list[Any]]:
         """The windows of each text: the text itself, if it is not too long."""
         short = encode_batch(self.processor.backend, texts)
-        fits = all(len(one) <= self.processor.max_length for one in short)
+        fits = self.processor.clean is None and all(len(one) <= self.processor.max_length for one in short)
         return [[one] for one in short] if fits else encode_windows(self.processor, texts)
 
     def probabilities(self, texts: Sequence[str]) -> Tensor:
@@ -229,7 +232,7 @@ class Reader:
 
         chance: (random choices, their seed).
         """
-        counts = sorted({count for count in top if 0 < count < len(spans)})
+        counts = sorted({count for count in top if count < len(spans)})
         found = []
         for name, values in orders.items():
             order = sorted(range(len(spans)), key=lambda i: -values[i])

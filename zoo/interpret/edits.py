@@ -96,17 +96,18 @@ def make_edit(by: Any, values: Any, heads: Any, rows: Any, positions: Any, what:
 class AppliedEdit:
     """An edit of the activations of one module.
 
-    calls: how often it was applied.
+    runs: how often the module has run. calls: how often the edit was applied, not in runs without the chosen positions.
     """
 
     def __init__(self, edit: Edit, name: str) -> None:
-        self.edit, self.name, self.calls = edit, name, 0
+        self.edit, self.name, self.runs, self.calls = edit, name, 0, 0
 
     def __call__(self, x: Tensor, layout: Layout, visible: Callable[[], Tensor] | None = None) -> Tensor:
         """x [B, N, D], [B, H, N, P] or, for attention maps, [B, H, N, M] -> the same with the edit.
 
         visible: for maps, a function that gives their weights for equal queries and keys.
         """
+        self.runs += not recomputing()
         index = self.index(x, layout)
         if index is None:  # none of the positions is among these tokens
             return x
@@ -190,12 +191,12 @@ class AppliedEdit:
                 f"{self.name}: activation checkpointing runs the module again, so a list of tensors, one for each run, "
                 "does not say which; set checkpointing = False on its stack"
             )
-        if self.calls > len(values):
+        if self.runs > len(values):
             raise ValueError(
-                f"{self.name} runs for the {self.calls}. time, and there are {len(values)} tensors to patch: give one "
+                f"{self.name} runs for the {self.runs}. time, and there are {len(values)} tensors to patch: give one "
                 "for each run"
             )
-        return values[self.calls - 1]
+        return values[self.runs - 1]
 
     def fit(self, values: Tensor, x: Tensor, index: dict[int, Tensor], chosen: Tensor) -> Tensor:
         """Values as the chosen part of x: each dimension has the size of x, that of the choice, or 1."""

@@ -10,7 +10,7 @@ a curve says nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +167,7 @@ def faithfulness(
         raise ValueError(f"row {row} has nothing to remove: all of its {own.name} are special tokens or padding")
     how = removal or ("remove" if own.words is not None and own.mask is not None else default_removal(own))
     check_removal(own, how)
-    chosen = target if isinstance(target, Target) else find_target(found, target)
+    chosen = target if isinstance(target, Target) else find_target(found, target, batch_size)
     own = without_read_token(found, own, chosen)
     run = Removal(found, own, how, chosen, batch_size)
     orders = {name: ranks(x, own.free) for name, x in named_scores(found, own, scores, chosen).items()}
@@ -198,8 +198,7 @@ def without_read_token(inputs: ScoredInputs, part: Part, target: Target) -> Part
         return part
     fixed = part.fixed.clone()
     fixed[torch.arange(len(fixed), device=fixed.device), target.positions] = True
-    values = {name: getattr(part, name) for name in part.__dataclass_fields__} | {"fixed": fixed}
-    return Part(**values)
+    return replace(part, fixed=fixed)
 
 
 def named_scores(inputs: ScoredInputs, part: Part, scores: Any, target: Target) -> dict[str, Tensor]:

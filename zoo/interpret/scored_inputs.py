@@ -136,7 +136,7 @@ def scored_inputs(model: Any, inputs: Any) -> ScoredInputs:
         inputs: What `model.preprocess` takes, its keywords in a dict (images=, text=, audio=), or a batch. A packed
             batch (`zoo.pack`) becomes one row for each document.
 
-    Raises: ValueError for a model or inputs that have no parts to score.
+    Raises: ValueError for a model or inputs that have no parts to score, and for inputs of different numbers of rows.
     """
     require_model(model)
     model = cast(Model, unwrap(model))
@@ -155,7 +155,11 @@ def scored_inputs(model: Any, inputs: Any) -> ScoredInputs:
             batch[mask] = right_padding(batch[name], batch[main]).long()
     placed = place(batch, model.inputs, next(model.parameters()))
     placed = {name: x for name, x in placed.items() if isinstance(x, Tensor) and not name.endswith("lengths")}
-    return ScoredInputs(model, placed, {part.name: part for part in find_parts(model, placed)})
+    found = ScoredInputs(model, placed, {part.name: part for part in find_parts(model, placed)})
+    if any(len(x) != found.rows for x in placed.values()):
+        sizes = ", ".join(f"{len(x)} of {name}" for name, x in placed.items())
+        raise ValueError(f"{sizes}: expected as many rows of each input")
+    return found
 
 
 def as_batch(model: Model, inputs: Any) -> dict[str, Any]:
