@@ -19,6 +19,7 @@ from _measure import machine, options, record
 
 import zoo
 from zoo.interpret.attribution import METHODS
+from zoo.interpret.faithfulness import with_spread
 from zoo.models.example_batch import example_batch
 
 SMALL = {
@@ -71,8 +72,7 @@ def measure(modality: str, o: Any) -> None:
         "| order | deletion (lower is better) | insertion (higher is better) | better than random |\n|---|---|---|---|"
     )
     for row in result.rows:
-        cells = [f"{row[name]:.3f}" + ("" if row[f"{name}_spread"] is None else f" ± {row[f'{name}_spread']:.3f}")
-                 for name in ("deletion", "insertion")]  # fmt: skip
+        cells = [with_spread(row[name], row[f"{name}_spread"]) for name in ("deletion", "insertion")]
         better = "" if row["better"] is None else "{:.0%}, {:.0%}".format(*row["better"])
         print(f"| {row['order']} | {cells[0]} | {cells[1]} | {better} |", flush=True)
     values = {f"{row['order']}, {name}": row[name] for row in result.rows for name in ("deletion", "insertion")}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHODS = ("integrated_gradients", "input_x_gradient", *ATTENTION)
-BATCH, BATCH_OF_MAPS = 32, 8
+BATCH, BATCH_OF_MAPS = 32, 8  # rows or points of a path that are computed at once
 SHOWN = 10  # units that are printed
 
 
@@ -44,7 +44,7 @@ class Attribution:
 
     method: how they were computed. targets: the name of the class or token of each row. scores: {part: [B, n]}, float32
     on the CPU, with zeros at padding; a part is "text", "image", "audio", or "target" for the tokens that a decoder
-    has read. completeness: of integrated gradients.
+    has read. completeness: of integrated gradients, None for other methods. inputs: what was scored, with its parts.
     """
 
     method: str

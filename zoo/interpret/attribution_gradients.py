@@ -1,7 +1,8 @@
 """Scores of the units of an input from gradients: integrated gradients, input x gradient, and the methods of captum.
 
-Integrated gradients are ten lines; they are here because the number of steps is doubled until the scores add up, which
-captum leaves to its caller, and because the default method should need no further package. They equal captum's.
+Integrated gradients are computed here because the number of points is doubled until the scores add up, which captum
+leaves to its caller, and because the default method should need no further package. With enough points the scores are
+those of captum.
 """
 
 import inspect
@@ -109,11 +110,11 @@ def integrated_gradients(
         size = torch.stack([x.abs().sum(1) for x in scores.values()]).sum(0)
         error[left] = ((total - difference).abs() / size.clamp(min=torch.finfo(size.dtype).tiny))[left]
         used[left] = steps
-        left, steps = every[~(error <= tolerance)], 2 * steps  # also of NaN
-    if len(left):
+        left, steps = every[error > tolerance], 2 * steps
+    if missed := int((~(error <= tolerance)).sum()):  # NaN, too
         warnings.warn(
-            f"integrated gradients of {len(left)} of {inputs.rows} rows miss the change of the output by up to "
-            f"{float(error.max()):.2g} of the scores (tolerance {tolerance:g}) with {max_steps} steps: compute in "
+            f"integrated gradients of {missed} of {inputs.rows} rows miss the change of the output by up to "
+            f"{float(error.max()):.2g} of the scores (tolerance {tolerance:g}) with {int(used.max())} steps: compute in "
             "float32, or choose another baseline=",
             stacklevel=3,
         )

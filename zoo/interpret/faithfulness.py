@@ -215,7 +215,11 @@ def named_scores(inputs: ScoredInputs, part: Part, scores: Any, target: Target) 
         given[name] = attribute(inputs.model, inputs, target, name)
     found = {}
     for name, value in given.items():
-        values = torch.as_tensor(value.scores[part.name] if isinstance(value, Attribution) else value)
+        if isinstance(value, Attribution):
+            if part.name not in value.scores:
+                raise ValueError(f"the scores {name!r} are of {', '.join(value.scores)}: expected those of {part.name}")
+            value = value.scores[part.name]
+        values = torch.as_tensor(value)
         if values.shape != part.keep.shape:
             rows, units = part.keep.shape
             raise ValueError(f"the scores {name!r} are {list(values.shape)}: expected [{rows}, {units}], one for "

@@ -71,7 +71,7 @@ def plot_bars(axis: "Axes", part: Part, row: int, scores: Tensor) -> None:
 def plot_over(axis: "Axes", part: Part, values: Tensor, scores: Tensor) -> None:
     """Plot the scores [n] of patches over an image [C, H, W] or a spectrogram, which is gray."""
     assert part.cells is not None
-    gray, places = (values.mean(0), part.cells.cpu()) if part.name == "image" else (values, part.cells.cpu())
+    gray, places = values.mean(0) if part.name == "image" else values, part.cells.cpu()
     time_first = part.key == "input_values"
     if time_first:  # spectrograms are plotted with time to the right
         gray, places = gray.T, places.T

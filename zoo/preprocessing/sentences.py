@@ -11,10 +11,11 @@ _ENDS = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“‘«])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|"  # an initial, or several: e.g., z.B.
-    r"mr|mrs|ms|dr|prof|st|vs|etc|al|approx|dept|est|fig|inc|ltd|no|vol|pp|jr|sr|gen|col|rev|hon|"
-    r"bzw|ca|evtl|ggf|inkl|nr|str|usw|vgl|sog|hr|fr|abs|tel)\.$",
+    r"mr|mrs|ms|dr|prof|st|vs|etc|al|approx|dept|est|inc|ltd|jr|sr|gen|col|rev|hon|"
+    r"bzw|ca|evtl|ggf|inkl|str|usw|vgl|sog|hr|fr|tel)\.$",
     re.IGNORECASE,
 )
+_BEFORE_NUMBER = re.compile(r"(?:^|[\s(])(?:no|nr|fig|vol|pp|abs)\.$", re.IGNORECASE)  # No. 5; but: He said no.
 _ORDINAL = re.compile(r"(?:^|\s)\d{1,2}\.$")  # of German dates: am 3. Mai
 
 
@@ -40,6 +41,8 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def _continues(text: str, start: int, end: int) -> bool:
     """Whether a full stop at `end` does not end the sentence."""
     before, after = text[max(start, end - 20) : end], text[end:].lstrip()
+    if _BEFORE_NUMBER.search(before) and after[:1].isdigit():
+        return True
     return bool(_ABBREVIATION.search(before) or _ORDINAL.search(before)) or after[:1].islower()
 
 
