@@ -1,16 +1,21 @@
 """Attribution against hand computations, captum and finite differences; padding, packing, bf16, and what is refused."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import zoo
 from tests.plot_checks import check_texts
 from zoo.interpret.attention_scores import METHODS as OF_ATTENTION
+from zoo.interpret.attention_scores import all_tokens_computed
 from zoo.interpret.attribution import METHODS
+from zoo.interpret.gradient_maps import explicit_weights
+from zoo.interpret.scored_inputs import ScoredInputs, replaced_words
 from zoo.models.example_batch import example_batch
 from zoo.preprocessing.tokenizer_training import train
 
@@ -205,6 +210,45 @@ def test_targets_of_tokens(bert: Any) -> None:
         zoo.attribute(model, "a red bird")
 
 
+def test_other_threads_see_the_model_as_it_is(bert: Any) -> None:
+    batch, found = bert.preprocess(TEXTS), []
+    plain = bert(**batch)
+    words, core = bert.tokens.word, bert.blocks[0].mixer.core
+    zeros = torch.zeros(*batch["input_ids"].shape, bert.config.width)
+    with replaced_words(words, zeros), explicit_weights(core, "blocks.0", {}), all_tokens_computed(bert):
+        for _ in range(2):  # explicit weights refuse a second call of their own thread
+            other = threading.Thread(target=lambda: found.append(bert(**batch)))
+            other.start()
+            other.join()
+        assert not torch.allclose(bert(**batch), plain)
+    assert len(found) == 2 and all(torch.equal(one, plain) for one in found) and torch.equal(bert(**batch), plain)
+
+
+def test_inference_mode_and_batches(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, run = [], ScoredInputs.run
+
+    def counted(self: ScoredInputs, rows: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        sizes.append(len(rows))
+        return run(self, rows, *rest, **more)
+
+    monkeypatch.setattr(ScoredInputs, "run", counted)
+    for method in ("input_x_gradient", "attention_x_gradient"):
+        expected = zoo.attribute(bert, TEXTS, None, method)
+        sizes.clear()
+        with torch.inference_mode():
+            found = zoo.attribute(bert, TEXTS, None, method, batch_size=2)
+        assert sizes[:2] == [2, 1] and max(sizes) == 2 and found.targets == expected.targets
+        torch.testing.assert_close(found["text"], expected["text"], atol=1e-5, rtol=1e-4)
+
+
+def test_numbers_of_other_kinds_and_scores_that_are_not_finite(bert: Any, vit: Any) -> None:
+    for target in (np.int64(2), torch.tensor(2), torch.tensor([2]), "good"):
+        assert zoo.attribute(bert, TEXTS[0], target, "input_x_gradient").targets == ["good"]
+    with pytest.warns(UserWarning, match="integrated gradients of 1 of 1 rows miss"):
+        found = zoo.attribute(vit, {"pixel_values": images(1) * torch.nan}, 0)
+    assert found.completeness is not None and not found.completeness.is_met
+
+
 # --- results and refusals ---------------------------------------------------------------------------------------------
 
 
@@ -246,6 +290,9 @@ def test_models_that_it_refuses(bert: Any, vit: Any) -> None:
         zoo.attribute(zoo.create_model("bert_tiny", head=None, **SMALL), {"input_ids": torch.ones(1, 3).long()})
     with pytest.raises(ValueError, match="is the similarity of two inputs, given text"):
         zoo.attribute(zoo.create_model("contrast_tiny"), {"input_ids": torch.ones(1, 3).long()})
+    pair = {"pixel_values": images(1), "input_ids": torch.ones(2, 3).long()}
+    with pytest.raises(ValueError, match="1 of pixel_values, 2 of input_ids: expected as many rows"):
+        zoo.attribute(zoo.create_model("contrast_tiny"), pair)
     with pytest.raises(ValueError, match="no preprocessing"):
         zoo.attribute(zoo.create_model("bert_tiny", head="classify", **SMALL), "a text")
     assert set(OF_ATTENTION) < set(METHODS)

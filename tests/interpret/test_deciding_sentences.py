@@ -78,6 +78,8 @@ def test_where_sentences_end() -> None:
         ("Er sagte: \"Nein.\" Dann ging er.", 2),
         ("今天很好。明天！再见", 3),
         ("One\n\nTwo\n- three\n- four", 4),
+        ("He said no. Then we left.", 2),
+        ("See fig. 2 and No. 5 of it.", 1),
         ("no end", 1),
         ("  \n", 0),
     ]  # fmt: skip
@@ -96,6 +98,8 @@ def test_what_it_refuses(counts: Any) -> None:
         ("One. Two.", {"target": 2}, "target=2 is not a class of the model"),
         ("One. Two.", {"split": lambda _: ["Three."]}, "'Three.', which is not in the text"),
         ("One. Two.", {"random_orders": 0}, "random_orders=0"),
+        ("One. Two.", {"batch_size": 0}, "batch_size=0"),
+        ("One. Two.", {"top": (1, 0)}, "top=0"),
     ):
         with pytest.raises(ValueError, match=match):
             deciding_sentences(counts, text, **options)

@@ -108,6 +108,8 @@ def test_the_token_of_the_output_and_pairs() -> None:
         assert found.part == part and found.targets == ["similarity of image and text"]
     with pytest.raises(ValueError, match="part='audio': the inputs have the parts image, text"):
         zoo.faithfulness(pair, batch, ["input_x_gradient"], part="audio")
+    with pytest.raises(ValueError, match="the scores 'attention' are of text: expected those of image"):
+        zoo.faithfulness(pair, batch, zoo.attribute(model, {"input_ids": ids}, method="attention"))
 
 
 def test_text_and_plot(counts: Any, tmp_path: Path) -> None:

@@ -195,6 +195,13 @@ def test_a_list_of_values_has_one_for_each_run() -> None:
         decode()
         decode()
     assert other.shape == x.shape
+    chosen = {0: zoo.patch(lambda w: 2 * w, positions=[3], what="residual")}
+    with zoo.capture(stack, "residual") as values, zoo.intervene(stack, chosen):
+        decode()
+    again = {0: zoo.patch(values["0"], positions=[3], what="residual")}  # the first run has no position 3
+    with zoo.capture(stack, "residual") as found, zoo.intervene(stack, again):
+        decode()
+    assert all(torch.equal(a, b) for a, b in zip(found["0"], values["0"], strict=True))
 
 
 def test_cross_attention() -> None:
