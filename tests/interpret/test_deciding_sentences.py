@@ -1,15 +1,14 @@
 """The sentences that decide a classification, on a classifier that counts words; and where sentences end."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 import zoo
+from tests.word_counter import word_counter
 from zoo.interpret.deciding_sentences import deciding_sentences, without
 from zoo.preprocessing.sentences import split_sentences
-from zoo.preprocessing.tokenizer_training import train
 
 FILLER = "The day was long and the road was wet."
 REPORT = " ".join(
@@ -19,29 +18,13 @@ REPORT = " ".join(
 
 @pytest.fixture(scope="module")
 def counts() -> Any:
-    tokenizer = train("wordpiece", [REPORT] * 2, 200)
-    model = zoo.create_model("bert_tiny", head="classify", num_classes=2, vocab_size=tokenizer.vocab_size, width=8,
-                             depth=1, heads=1, mlp_dim=8, pool="mean", max_length=64, seed=0)  # fmt: skip
-    model.preprocess = tokenizer.fitted_to(model.config)
-    assert len(tokenizer.backend.encode("good cold", add_special_tokens=False).ids) == 2
-
-    def forward(input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Tensor:
-        score = 4 * (model.tokens.word(input_ids)[..., 0] * attention_mask).sum(1)
-        return torch.stack([-score / 2, score / 2], 1)
-
-    with torch.no_grad():
-        model.tokens.word.weight.zero_()
-        model.tokens.word.weight[tokenizer.backend.token_to_id("good"), 0] = 1
-        model.tokens.word.weight[tokenizer.backend.token_to_id("cold"), 0] = -0.5
-    model.forward = forward
+    model = word_counter([REPORT] * 2, {"good": 1, "cold": -0.5}, scale=4, max_length=64)
+    model.preprocess = replace(model.preprocess, max_length=64)
     model.labels = ["bad", "fine"]
     return model
 
 
 def test_the_sentences_that_decide_are_found_over_windows(counts: Any) -> None:
-    from dataclasses import replace
-
-    counts.preprocess = replace(counts.preprocess, max_length=64)
     result = deciding_sentences(counts, REPORT, "fine", method="input_x_gradient", random_orders=4)
     assert result.windows > 3 and len(result.sentences) == 24
     for by in ("removal", "attribution"):
@@ -59,9 +42,6 @@ def test_the_sentences_that_decide_are_found_over_windows(counts: Any) -> None:
 
 
 def test_a_short_text_is_read_as_predict_reads_it(counts: Any) -> None:
-    from dataclasses import replace
-
-    counts.preprocess = replace(counts.preprocess, max_length=64)
     text = "The soup was good. The bread was cold."
     result = deciding_sentences(counts, text, method=None, top=(1,), split=lambda x: x.replace(". ", ".|").split("|"))
     assert result.windows == 1 and result.method is None and result.label == "fine"
@@ -86,7 +66,7 @@ def test_where_sentences_end() -> None:
     for text, count in cases:
         spans = split_sentences(text)
         assert len(spans) == count, [text[a:b] for a, b in spans]
-        assert "".join(text[a:b] for a, b in spans).split() == "".join(text.split()).split() or " " in text
+        assert "".join("".join(text[a:b] for a, b in spans).split()) == "".join(text.split())  # nothing is lost
     assert without("One. Two. Three.", [(0, 4), (5, 9), (10, 16)], [1]) == "One. Three."
     assert without("One. Two. Three.", [(0, 4), (5, 9), (10, 16)], [2, 0]) == "Two."
 

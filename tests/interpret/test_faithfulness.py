@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import zoo
 from tests.plot_checks import check_texts
+from tests.word_counter import word_counter
 from zoo.interpret.faithfulness import RANDOM, area, ranks
-from zoo.preprocessing.tokenizer_training import train
 
 WORDS = ["the", "soup", "was", "cold", "and", "good", "today"]
 
@@ -18,23 +17,7 @@ WORDS = ["the", "soup", "was", "cold", "and", "good", "today"]
 @pytest.fixture(scope="module")
 def counts() -> Any:
     """A classifier that counts: each "good" raises class 1 by 2, each "cold" lowers it by 2, nothing else matters."""
-    tokenizer = train("wordpiece", [" ".join(WORDS)] * 3, 200)
-    model = zoo.create_model("bert_tiny", head="classify", num_classes=2, vocab_size=tokenizer.vocab_size, width=8,
-                             depth=1, heads=1, mlp_dim=8, pool="mean", seed=0)  # fmt: skip
-    model.preprocess = tokenizer
-
-    def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
-        words = model.tokens.word(input_ids)[..., 0]  # 1 for good, -1 for cold
-        keep = torch.ones_like(words) if attention_mask is None else attention_mask
-        score = 2 * (words * keep).sum(1)
-        return torch.stack([-score / 2, score / 2], 1)
-
-    with torch.no_grad():
-        model.tokens.word.weight.zero_()
-        model.tokens.word.weight[tokenizer.backend.token_to_id("good"), 0] = 1
-        model.tokens.word.weight[tokenizer.backend.token_to_id("cold"), 0] = -1
-    model.forward = forward
-    return model
+    return word_counter([" ".join(WORDS)] * 3, {"good": 1, "cold": -1}, scale=2)
 
 
 def test_curves_of_a_model_that_counts(counts: Any) -> None:

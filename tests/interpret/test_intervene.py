@@ -59,7 +59,6 @@ def test_the_mean_and_that_of_a_reference() -> None:
     with zoo.capture(stack, "head_output") as clean:
         stack(x, keep=KEEP)
     values = clean["0.mixer"]
-    mean = torch.stack([values[row, :, KEEP[row].bool()] for row in range(3)][0:1]).mean() * 0  # the shape of a number
     mean = torch.cat([values[row][:, KEEP[row].bool()] for row in range(3)], 1).mean(1)  # H P
     edit = zoo.patch(mean[:, None], heads=[1, 3])
     expected = run(stack, x, {"0.mixer": edit}, keep=KEEP)
@@ -183,9 +182,8 @@ def test_a_list_of_values_has_one_for_each_run() -> None:
         state = stack.new_state(2, 8, x)
         return torch.cat([stack(part, context, state=state) for part in (x[:, :2], x[:, 2:])], 1)
 
-    other = x
     with zoo.capture(stack) as maps:
-        other = decode()
+        decode()
     x = tokens(2, 4, 32, seed=3)
     with zoo.intervene(stack, {0: zoo.patch(maps["0.mixer"], what="attention")}), zoo.capture(stack) as edited:
         decode()
@@ -194,7 +192,6 @@ def test_a_list_of_values_has_one_for_each_run() -> None:
     with pytest.raises(ValueError, match=r"0.mixer runs for the 3. time, and there are 2"), zoo.intervene(stack, edits):
         decode()
         decode()
-    assert other.shape == x.shape
     chosen = {0: zoo.patch(lambda w: 2 * w, positions=[3], what="residual")}
     with zoo.capture(stack, "residual") as values, zoo.intervene(stack, chosen):
         decode()
