@@ -1,7 +1,7 @@
 """Scores of the units of an input from attention weights: attention, rollout, and both weighted by gradients.
 
-Attention weights say what the tokens that a head reads were mixed from. The weights of special tokens and of what a
-value contributes nothing of are among them, so that they are no explanation by themselves.
+Attention weights say from which tokens those that the output layer reads were mixed. They include the weights of special
+tokens, and of tokens whose values add nothing, so that they are no explanation by themselves.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ METHODS = ("attention", "rollout", "attention_x_gradient", "gradient_rollout")
 def attention_scores(inputs: ScoredInputs, target: Target, method: str, rows: Tensor) -> dict[str, Tensor]:
     """{part: scores [R, n]} of some rows by one of `METHODS`.
 
-    Raises: ValueError for a model without attention weights, or whose head does not say which tokens it reads.
+    Raises: ValueError for a model without attention weights, or whose output layer does not say which tokens it reads.
     """
     by_gradient = method in ("attention_x_gradient", "gradient_rollout")
     is_pair = isinstance(inputs.model, EncoderDecoder)
@@ -102,7 +102,7 @@ def all_tokens_computed(model: nn.Module) -> AbstractContextManager[None]:
     return attached([(partial(stack.register_forward_pre_hook, with_kwargs=True), before) for stack in stacks(model)])
 
 
-# --- which tokens a head reads ----------------------------------------------------------------------------------------
+# --- which tokens the output layer reads ------------------------------------------------------------------------------
 
 
 def tower_of(inputs: ScoredInputs, part: Part) -> Any:
@@ -117,7 +117,7 @@ def pools_by_attention(inputs: ScoredInputs, part: Part) -> bool:
 def tokens_read(
     inputs: ScoredInputs, target: Target, part: Part, rows: Tensor, width: int, maps: Mapping[str, Tensor]
 ) -> Tensor:
-    """How much each of the N = `width` tokens of a stack is read by the head, [R, N]; each row sums to 1."""
+    """How much each of the N = `width` tokens of a stack is read by the output layer, [R, N]; each row sums to 1."""
     line = torch.arange(width, device=rows.device)
     if target.positions is not None:
         return (line == target.positions[rows][:, None]).float()

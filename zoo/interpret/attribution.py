@@ -109,8 +109,8 @@ def attribute(
         target: A class by its name or number, a token by its text or number, or (position, class) for an output at a
             token; a list has one for each row. None: the most probable class, or the most probable token after the
             last one or at the mask. The score of a contrastive model is the similarity of its two inputs.
-        method: "integrated_gradients" (Sundararajan et al. 2017); "input_x_gradient"; "attention", the mean over heads
-            and layers of the attention of what the head reads; "rollout" (Abnar and Zuidema 2020);
+        method: "integrated_gradients" (Sundararajan et al. 2017); "input_x_gradient"; "attention", from the tokens that
+            the output layer reads, the mean over heads and layers; "rollout" (Abnar and Zuidema 2020);
             "attention_x_gradient", the mean over heads and layers of the positive products of weights and their
             gradients, summed over queries; "gradient_rollout", these products followed through the layers (Chefer et
             al. 2021, equation 6); or a class of captum by its name, "captum.GradientShap".
