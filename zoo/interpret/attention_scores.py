@@ -1,7 +1,7 @@
 """Scores of the units of an input from attention weights: attention, rollout, and both weighted by gradients.
 
-Attention weights say from which tokens those that the output layer reads were mixed. They include the weights of special
-tokens, and of tokens whose values add nothing, so that they are no explanation by themselves.
+Attention weights say from which tokens those that the output layer reads were mixed. They include the weights of
+special tokens, and of tokens whose values add nothing, so that they are no explanation by themselves.
 """
 
 from collections.abc import Mapping

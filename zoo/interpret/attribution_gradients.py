@@ -114,8 +114,8 @@ def integrated_gradients(
     if missed := int((~(error <= tolerance)).sum()):  # NaN, too
         warnings.warn(
             f"integrated gradients of {missed} of {inputs.rows} rows miss the change of the output by up to "
-            f"{float(error.max()):.2g} of the scores (tolerance {tolerance:g}) with {int(used.max())} steps: compute in "
-            "float32, or choose another baseline=",
+            f"{float(error.max()):.2g} of the scores (tolerance {tolerance:g}) with {int(used.max())} steps: compute "
+            "in float32, or choose another baseline=",
             stacklevel=3,
         )
     total = torch.stack([x.sum(1) for x in scores.values()]).sum(0)
