@@ -293,6 +293,8 @@ def test_models_that_it_refuses(bert: Any, vit: Any) -> None:
     pair = {"pixel_values": images(1), "input_ids": torch.ones(2, 3).long()}
     with pytest.raises(ValueError, match="1 of pixel_values, 2 of input_ids: expected as many rows"):
         zoo.attribute(zoo.create_model("contrast_tiny"), pair)
+    with pytest.raises(ValueError, match="the batch has 'labels': expected inputs of Bert, input_ids, "):
+        zoo.attribute(bert, {**bert.preprocess(TEXTS), "labels": torch.zeros(3).long()})
     with pytest.raises(ValueError, match="no preprocessing"):
         zoo.attribute(zoo.create_model("bert_tiny", head="classify", **SMALL), "a text")
     assert set(OF_ATTENTION) < set(METHODS)

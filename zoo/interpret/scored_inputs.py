@@ -163,14 +163,19 @@ def scored_inputs(model: Any, inputs: Any) -> ScoredInputs:
 
 
 def as_batch(model: Model, inputs: Any) -> dict[str, Any]:
-    """The batch of what the model's processor takes; a batch as it is."""
+    """The batch of what the model's processor takes; a batch as it is. Raises ValueError for one with other names."""
     if isinstance(inputs, Mapping) and inputs and all(name in model.inputs for name in inputs):
         return dict(inputs)
+    if isinstance(inputs, Mapping) and not isinstance(model.preprocess, MultimodalProcessor):
+        unknown = ", ".join(repr(name) for name in inputs if name not in model.inputs) or "nothing"
+        raise ValueError(
+            f"the batch has {unknown}: expected inputs of {type(model).__name__}, {', '.join(model.inputs)}"
+        )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in MODALITIES.values() if record.main_input in model.inputs)
         raise ValueError(f"the model has no preprocessing: give a batch {{{model.inputs[0]!r}: ...}}, or set "
                          f"model.preprocess = {choices}")  # fmt: skip
-    if isinstance(inputs, Mapping) and isinstance(model.preprocess, MultimodalProcessor):
+    if isinstance(inputs, Mapping):
         return dict(model.preprocess(**inputs))
     return dict(model.preprocess(inputs))
 
