@@ -159,6 +159,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
     "captions": ("blip_nano", {"head": "lm"}, {"image": 64, "target": 16}),
     "waveforms": ("wav2vec2_tiny", {"head": "classify", "num_classes": 3, "depth": 1}, {"audio": 24}),
     "spectrograms": ("ast_tiny", {"depth": 1}, {"audio": 105}),
+    "captions, with a token added": ("coca_nano", {}, {"image": 64, "target": 16}),
     "pairs": ("contrast_tiny", {}, {"image": 64, "text": 16}),
 }
 
@@ -170,6 +171,10 @@ def test_modalities_and_outputs(case: str) -> None:
     batch = {key: x[:1] for key, x in example_batch(model).items()}
     before = model.training
     for method in ("integrated_gradients", "attention", "attention_x_gradient"):
+        if method != "integrated_gradients" and name == "coca_nano":
+            with pytest.raises(ValueError, match="there is no decoder that attends to the encoder"):
+                zoo.attribute(model, batch, method=method)
+            continue
         if method != "integrated_gradients" and case == "without attention":
             with pytest.raises(ValueError, match=f"'{method}' needs attention weights, and blocks.0.mixer is a Mamba"):
                 zoo.attribute(model, batch, method=method)
@@ -295,6 +300,10 @@ def test_models_that_it_refuses(bert: Any, vit: Any) -> None:
         zoo.attribute(zoo.create_model("contrast_tiny"), pair)
     with pytest.raises(ValueError, match="the batch has 'labels': expected inputs of Bert, input_ids, "):
         zoo.attribute(bert, {**bert.preprocess(TEXTS), "labels": torch.zeros(3).long()})
+    with pytest.raises(ValueError, match="Bart with head='classify' reads a text with both sides"):
+        zoo.attribute(
+            zoo.create_model("bart_nano", head="classify", num_classes=2), {"input_ids": torch.ones(1, 3).long()}
+        )
     with pytest.raises(ValueError, match="no preprocessing"):
         zoo.attribute(zoo.create_model("bert_tiny", head="classify", **SMALL), "a text")
     assert set(OF_ATTENTION) < set(METHODS)

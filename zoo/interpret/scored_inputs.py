@@ -123,7 +123,8 @@ def replaced_words(words: nn.Module, value: Tensor) -> AbstractContextManager[No
     """Context in which an embedding of tokens gives, in this thread, `value` [R, N, D]."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return value[:, : output.shape[1]].to(output.dtype)  # CLIP leaves out the tokens after the last that it reads
+        # CLIP leaves out the tokens after the last that it reads, CoCa adds one of padding
+        return torch.cat([value[:, : output.shape[1]].to(output.dtype), output[:, value.shape[1] :]], 1)
 
     return attached([(words.register_forward_hook, hook)])
 
@@ -205,6 +206,9 @@ def find_parts(model: Model, batch: Mapping[str, Tensor]) -> list[Part]:
     if isinstance(model, EncoderDecoder):
         prefix = model.decoder_prefix
         decoder = {own: taken for own in ("input_ids", "attention_mask") if (taken := f"{prefix}{own}") in model.inputs}
+        if model.decoder is not None and "input_ids" not in decoder:
+            raise ValueError(f"{type(model).__name__} with head={model.config.head!r} reads a text with both sides, "
+                             "whose tokens cannot be scored apart: expected head='lm'")  # fmt: skip
         source = {name: name for name in model.inputs if name not in decoder.values()}
         parts = [part_of(model.encoder, "encoder.", source, batch, tokenizer_of(model))]
         if model.decoder is not None:
