@@ -88,6 +88,18 @@ def test_losses_of_texts_leave_out_padding_alone() -> None:
             torch.testing.assert_close(found[1][row], F.cross_entropy(logits, target), rtol=1e-9, atol=1e-12)
 
 
+def test_packed_documents_and_copies_of_the_tokens() -> None:
+    """The loss of a row of documents is that of the tokens within each."""
+    model, ids = small("gpt_nano", **TEXT).eval(), torch.arange(3, 12)[None]
+    documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1, -1, -1]])
+    with torch.no_grad():
+        found = row_losses(model, {"input_ids": ids, "document_ids": documents})
+        alone = [row_losses(model, {"input_ids": ids[:, part]}) for part in (slice(0, 4), slice(4, 7))]
+    torch.testing.assert_close(found, (3 * alone[0] + 2 * alone[1]) / 5, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="labels are a copy of input_ids"):
+        row_losses(model, {"input_ids": ids, "labels": ids})
+
+
 def test_padding_and_the_size_of_batches_change_nothing() -> None:
     model, batch = small("gpt_nano", **TEXT).eval(), texts()
     whole = zoo.head_importance(model, batch)
@@ -118,12 +130,13 @@ def test_pruning_by_importance_removes_heads_that_do_nothing() -> None:
     with torch.no_grad():
         for layer, head in ((0, 2), (1, 0), (1, 3)):
             model.blocks[layer].mixer.out.weight[:, 8 * head : 8 * head + 8] = 0
-    batch = texts()
-    for method in ("gradient", "ablation"):
-        scores = zoo.head_importance(model, batch, method=method)
-        assert {*scores.order()[:3]} >= {("blocks.0.mixer", 2)} or method == "ablation"
-        pruned = zoo.prune(model, 5, importance=zoo.head_importance(model, batch))
-        assert pruned.config.pruned_heads == {"blocks.0.mixer": (2,), "blocks.1.mixer": (0, 3)}
+    batch, idle = texts(), {("blocks.0.mixer", 2), ("blocks.1.mixer", 0), ("blocks.1.mixer", 3)}
+    ablation = zoo.head_importance(model, batch, method="ablation")
+    assert {(name, head) for name, head in ablation.order() if abs(ablation.scores[name][head]) < 1e-12} == idle
+    scores = zoo.head_importance(model, batch)
+    assert {*scores.order()[:3]} == idle
+    pruned = zoo.prune(model, 5, importance=scores)
+    assert pruned.config.pruned_heads == {"blocks.0.mixer": (2,), "blocks.1.mixer": (0, 3)}
     torch.testing.assert_close(pruned(**batch), model(**batch), rtol=0, atol=1e-12)
 
 
@@ -167,6 +180,13 @@ def test_inputs_of_the_preprocessing_and_names_of_classes() -> None:
     by_number = zoo.head_importance(model, images, [0, 1, 1, 0, 1], batch_size=2)
     torch.testing.assert_close(by_name.table, by_number.table)
     assert by_name.rows == 5
+    batch = model.preprocess(images)
+    for labels in (["cat", "dog", "dog", "cat", "dog"], torch.tensor([0, 1, 1, 0, 1])):
+        torch.testing.assert_close(zoo.head_importance(model, batch, labels).table, by_number.table)
+    rows = torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0], [0, 1]])
+    model = small("vit_cifar_tiny", **TINY | dict(num_classes=2, problem_type="multi_label_classification")).float()
+    of_tensor, of_list = (zoo.head_importance(model, images, labels) for labels in (rows, rows.tolist()))
+    torch.testing.assert_close(of_tensor.table, of_list.table)
 
 
 def test_the_result_prints_and_plots(tmp_path: Path) -> None:
@@ -186,6 +206,8 @@ def test_the_result_prints_and_plots(tmp_path: Path) -> None:
     ("data", "options", "message"),
     [
         ([], {}, "data is empty"),
+        ({}, {}, "data is empty"),
+        (texts(), dict(labels=[0, 1, 2, 0, 1]), "4 inputs and 5 labels"),
         ("a text", {}, "data is a str: expected a list of inputs"),
         (texts(), dict(method="magic"), "method is 'magic'"),
         (texts(), dict(batch_size=0), "batch_size=0"),
@@ -204,5 +226,7 @@ def test_what_it_cannot_measure_is_named(data: Any, options: dict[str, Any], mes
         zoo.head_importance(model, data, **options)
     with pytest.raises(ValueError, match="no attention whose heads"):
         zoo.head_importance(zoo.create_model("mamba_nano", depth=1), texts())
+    with pytest.raises(ValueError, match="has no loss of its own: pass loss="):
+        zoo.head_importance(small("bert_tiny", **TEXT | dict(head="pool")), texts())
     with pytest.raises(ValueError, match="given a Linear"):
         zoo.head_importance(nn.Linear(2, 2), texts())

@@ -11,18 +11,21 @@ from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.losses.ctc import ctc_loss
+from zoo.nn.losses.token_labels import follows, next_tokens, real_tokens, shift_right
 from zoo.preprocessing.whisper import WhisperProcessor
 
 Batch = dict[str, Any]
 Loss = Callable[[Any, Batch], Tensor]  # (output of the model, the batch with its labels) -> loss of each row, or of all
+HEADS = ("classify", "ctc", "lm", "masked_lm", "token")  # that have a loss
 
 
 def batches_of(model: Model, data: Any, labels: Any, batch_size: int) -> Iterator[Batch]:
     """Batches of a model's inputs, with `labels`, on its device: of the inputs of `model.preprocess`, of one batch, or
     of an iterable of batches."""
     if isinstance(data, Mapping):
-        whole = dict(data) | ({} if labels is None else {"labels": labels})
-        rows = len(next(iter(whole.values())))
+        rows = len(next(iter(data.values()), ()))
+        check_number(rows, labels)
+        whole = dict(data) | encoded_labels(model, labels)
         for start in range(0, rows, batch_size):
             yield on_device({name: x[start : start + batch_size] for name, x in whole.items()}, model)
         return
@@ -37,15 +40,20 @@ def batches_of(model: Model, data: Any, labels: Any, batch_size: int) -> Iterato
                 raise ValueError(f"data gives a {type(batch).__name__}: expected batches {{name: tensor}}")
             yield on_device(batch, model)
         return
-    if labels is not None and len(labels) != len(data):
-        raise ValueError(f"{len(data)} inputs and {len(labels)} labels: expected a label for each input")
+    check_number(len(data), labels)
     if model.preprocess is None and data:
         raise ValueError("the model has no preprocessing for these inputs: set model.preprocess, or give batches of "
                          "tensors")  # fmt: skip
     for start in range(0, len(data), batch_size):
         part = list(data[start : start + batch_size])
-        own = None if labels is None else list(labels[start : start + batch_size])
+        own = None if labels is None else labels[start : start + batch_size]
         yield on_device(dict(model.preprocess(part)) | encoded_labels(model, own), model)
+
+
+def check_number(rows: int, labels: Any) -> None:
+    """Raise ValueError unless there is a label for each row, or none are given."""
+    if labels is not None and len(labels) != rows:
+        raise ValueError(f"{rows} inputs and {len(labels)} labels: expected a label for each input")
 
 
 def on_device(batch: Mapping[str, Any], model: Model) -> Batch:
@@ -59,10 +67,12 @@ def on_device(batch: Mapping[str, Any], model: Model) -> Batch:
     return found
 
 
-def encoded_labels(model: Model, labels: list[Any] | None) -> Batch:
+def encoded_labels(model: Model, labels: Sequence[Any] | Tensor | None) -> Batch:
     """Labels as tensors: classes by number or name, numbers, or texts. Raises ValueError for others."""
     if labels is None:
         return {}
+    if isinstance(labels, Tensor):
+        return {"labels": labels}
     config, processor = model.config, model.preprocess
     if all(isinstance(label, str) for label in labels):
         if config.head == "classify":
@@ -70,10 +80,13 @@ def encoded_labels(model: Model, labels: list[Any] | None) -> Batch:
             if odd := [label for label in labels if label not in names]:
                 raise ValueError(f"labels: {odd[0]!r} is not a class of this model (its classes: {names!r:.200})")
             return {"labels": torch.tensor([names.index(label) for label in labels])}
+        texts = config.head == "ctc" or isinstance(model, EncoderDecoder)
+        if texts and processor is None:
+            raise ValueError("labels are texts, and the model has no tokenizer: set model.preprocess, or pass tokens")
         if config.head == "ctc":
             rows = [processor.vocabulary.encode(label) for label in labels]
             return padded(rows, 0) | {"label_lengths": torch.tensor([len(row) for row in rows])}
-        if isinstance(model, EncoderDecoder):
+        if texts:
             return padded([target_ids(model, label) for label in labels], IGNORED)
     try:
         return {"labels": torch.tensor(labels)}
@@ -103,8 +116,8 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> Batch:
 def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
     """The loss of each row [B]: mean over its tokens, of which padding and labels of -100 are left out.
 
-    Raises ValueError for a head that is trained without a loss of its own, and for labels that are missing or of
-    another shape.
+    Raises ValueError for a head that has no loss of its own, and for labels that are missing, of another shape, or a
+    copy of a decoder's tokens.
     """
     inputs = {name: value for name, value in batch.items() if name in model.inputs}
     labels, head, rows = batch.get("labels"), model.config.head, len(next(iter(inputs.values()), ()))
@@ -112,21 +125,28 @@ def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
         return each_row(loss(model(**inputs), batch), rows)
     if head is None and hasattr(model, "loss"):  # contrastive models
         return each_row(model.loss(model(**inputs)), rows)
+    if head not in HEADS:
+        raise ValueError(
+            f"head={head!r} has no loss of its own: pass loss=, a function (output, batch) -> loss of rows"
+        )
     decodes = isinstance(model, EncoderDecoder) and "decoder_input_ids" in model.inputs
     if head == "lm" and decodes:
         labels = needed(model, labels)
-        inputs = {"decoder_input_ids": shifted(model, labels)} | inputs
-    elif head == "lm" and labels is None and not model.config.parts:
-        labels = next_tokens(inputs)
+        start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
+        inputs = {"decoder_input_ids": shift_right(labels, start, start if pad is None else pad)} | inputs
+    elif head == "lm" and not model.config.parts:
+        if labels is None:
+            labels = next_tokens(inputs)
+        elif labels.shape == inputs["input_ids"].shape:
+            follows(labels, inputs["input_ids"])
     labels = needed(model, labels)
-    scores = at_least_float32(model(**inputs))
+    scores = model(**inputs)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if head == "classify":
         return class_losses(model, scores, labels)
     if head == "ctc":
         return ctc_losses(model, scores, batch, labels)
-    if head in ("lm", "masked_lm", "token"):
-        return token_losses(scores, labels, inputs.get("decoder_attention_mask" if decodes else "attention_mask"))
-    raise ValueError(f"head={head!r} has no loss of its own: pass loss=, a function (output, batch) -> loss of rows")
+    return token_losses(scores, labels, inputs.get("decoder_attention_mask") if decodes else real_tokens(inputs))
 
 
 def each_row(loss: Any, rows: int) -> Tensor:
@@ -183,25 +203,3 @@ def ctc_losses(model: Any, scores: Tensor, batch: Batch, labels: Tensor) -> Tens
     blank = getattr(model.config, "blank", 0)
     losses = ctc_loss(scores, frames, labels, lengths, blank=blank, reduction="none")
     return losses / lengths.clamp(min=1)
-
-
-def shifted(model: Any, labels: Tensor) -> Tensor:
-    """The tokens that the decoder reads: the start token, and each label before the next."""
-    config = model.config
-    pad = config.decoder_start_token_id if config.pad_token_id is None else config.pad_token_id
-    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
-    return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, pad)], 1)
-
-
-def next_tokens(inputs: Batch) -> Tensor:
-    """The token that follows each token of a text, -100 where there is none."""
-    ids, keep = inputs["input_ids"], inputs.get("attention_mask")
-    labels = torch.full_like(ids, IGNORED)
-    labels[:, :-1] = ids[:, 1:]
-    if keep is not None and keep.shape == ids.shape:
-        labels[:, :-1].masked_fill_(~(keep[:, 1:].bool() & keep[:, :-1].bool()), IGNORED)
-    return labels
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

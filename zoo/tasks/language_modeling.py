@@ -15,6 +15,7 @@ from zoo.models.text import TextModel
 from zoo.nn.attention import is_plain_linear
 from zoo.nn.heads import LMHead, MaskedLMHead
 from zoo.nn.losses.cross_entropy import IGNORED, linear_cross_entropy
+from zoo.nn.losses.token_labels import by_document, follows, next_tokens, real_tokens
 from zoo.parallel.fsdp import keeps_whole
 from zoo.parallel.stages import LastStage
 from zoo.parallel.vocabulary import VocabularyLinear
@@ -229,47 +230,8 @@ def output_layer(model: nn.Module | LastStage) -> nn.Linear | None:
     compiled = any(module._compiled_call_impl is not None for module in (model, head, head.proj))
     hooks = any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks for module in looked_at)  # fmt: skip
-    return (
-        None if own or compiled or hooks or not (divided or is_plain_linear(head.proj, sharded=sharded)) else head.proj
-    )
-
-
-def real_tokens(batch: Mapping[str, Any]) -> Tensor | None:
-    """[B, N], False at padding; None if the batch marks no padding."""
-    if (documents := batch.get("document_ids")) is not None:
-        return documents >= 0
-    return None if (keep := batch.get("attention_mask")) is None else keep.bool()
-
-
-def next_tokens(batch: Mapping[str, Any]) -> Tensor:
-    """The token that follows each token of a text [B, N], or of a packed document; -100 where there is none."""
-    ids = batch["input_ids"]
-    labels = torch.full_like(ids, IGNORED, dtype=torch.long)
-    if (document_ids := batch.get("document_ids")) is not None:
-        order, follows = by_document(document_ids)
-        labels.view(-1)[order[:-1]] = ids.flatten()[order[1:]].long().masked_fill(~follows, IGNORED)
-        return labels
-    labels[:, :-1] = ids[:, 1:]
-    if (real := real_tokens(batch)) is not None:
-        labels[:, :-1].masked_fill_(~(real[:, 1:] & real[:, :-1]), IGNORED)
-    return labels
-
-
-def follows(labels: Tensor, ids: Tensor) -> bool:
-    """Whether labels [B, N] are not the ids themselves; False for one token, repeated, which does not show it.
-
-    Raises: ValueError for labels that are a copy of the ids.
-    """
-    ignored = labels == IGNORED
-    if not ((labels == ids) | ignored).all():
-        return True
-    if ((labels[:, :-1] == ids[:, 1:]) | ignored[:, :-1]).all():
-        return False
-    raise ValueError(
-        "labels are a copy of input_ids, but CausalLMTask expects the token that follows each position: the model "
-        "would learn to repeat its input. Omit labels, and the task shifts input_ids itself; or give "
-        "input_ids=ids[:, :-1] and labels=ids[:, 1:]. (Models of transformers take a copy and shift it themselves.)"
-    )
+    plain = divided or is_plain_linear(head.proj, sharded=sharded)
+    return None if own or compiled or hooks or not plain else head.proj
 
 
 class MaskedLMTask(LanguageModelingTask):
@@ -378,16 +340,6 @@ def lowest_of_text(values: Tensor, document_ids: Tensor | None) -> Tensor:
     documents[order[:1]] = 0
     lowest = values.new_full((values.numel(),), float("inf")).scatter_reduce(0, documents, values.flatten(), "amin")
     return lowest[documents].view_as(values)
-
-
-def by_document(document_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(indices [B * N] of all tokens, document by document; for all but the first whether it is in the document of the
-    one before, [B * N - 1]); padding comes first, and is in no document."""
-    rows = torch.arange(len(document_ids), device=document_ids.device)[:, None]
-    keys = torch.where(document_ids >= 0, rows * (document_ids.max() + 1) + document_ids, -1).flatten()
-    order = keys.argsort(stable=True)
-    keys = keys[order]
-    return order, (keys[1:] == keys[:-1]) & (keys[1:] >= 0)
 
 
 def _inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.nn.losses.cross_entropy import IGNORED
+from zoo.nn.losses.token_labels import shift_right
 from zoo.parallel.context import divides_tokens
 from zoo.parallel.fsdp import gathered
 from zoo.tasks.base import Task, as_batch_dict
@@ -221,12 +222,6 @@ def say_without_texts(task: Any) -> None:
         names = ", ".join(task.text_metric().directions)
         announce(f"no {names}: processes that divide tokens (plan.context) generate no texts; zoo.generate does so "
                  "after the run, with the saved model")  # fmt: skip
-
-
-def shift_right(labels: Tensor, start_id: int, pad_id: int) -> Tensor:
-    """Tokens that the decoder reads to predict `labels` [B, T]: the start token, then all labels but the last one."""
-    ids = torch.cat([labels.new_full((len(labels), 1), start_id), labels[:, :-1]], 1)
-    return ids.masked_fill_(ids == IGNORED, pad_id)
 
 
 def select_rows(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
