@@ -206,6 +206,13 @@ def test_a_loop_is_continued_with_the_rates_of_its_beginning() -> None:
     assert mup_rates(later, BASE) == mup_rates(first, BASE)
 
 
+def test_removed_heads_change_no_rate() -> None:
+    """Also those of which one query head stays in each of two groups, and two in the groups that a wider model adds."""
+    model = model_of("llama_nano", 64, mup=False, kv_heads=4, tie_word_embeddings=False, **TEXT)
+    pruned = zoo.prune(model, {0: [0, 2], 1: [1]})
+    assert mup_scales(pruned, BASE) == mup_scales(model, BASE)
+
+
 def test_a_new_head_comes_before() -> None:
     sizes = dict(image_size=8, patch_size=4, depth=1)
     with pytest.raises(ValueError, match=r"call reset_head before zoo\.tasks\.initialize_mup"):

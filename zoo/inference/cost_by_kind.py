@@ -88,9 +88,9 @@ def kind_cost(found: Family, config: Config, name: str, batch: int, length: int)
     try:
         own = config.replace(**{"mixer": None, argument: name})
         depth = getattr(own, "depth", 0)
-        if depth <= 3:
+        if depth <= 3 or own.pruned_heads:
             return KindCost(name, argument, *count(build(found, own, "meta"), batch, length))
-        # all layers are alike: what the third adds, each further one adds
+        # all layers are alike, unless heads were removed: what the third adds, each further one adds
         two, three = (count(build(found, own.replace(depth=layers), "meta"), batch, length) for layers in (2, 3))
     except ValueError as error:
         return KindCost(name, argument, refused=str(error))

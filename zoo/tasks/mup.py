@@ -78,11 +78,12 @@ def mup_scales(model: nn.Module, base_width: int) -> dict[str, MupScale]:
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise ValueError("mup=true with LoRA adapters: their rank does not grow with the width, so that the rates of "
                          "muP are not theirs; set mup=false")  # fmt: skip
-    own = build(family(model.family), model.config)
-    ratios = {name: width / base_width for name, width in widths(model.config).items()}
+    config = with_all_heads(model.config)
+    own = build(family(model.family), config)
+    ratios = {name: width / base_width for name, width in widths(config).items()}
     if not ratios:
         raise ValueError(f"mup=true: {model.family} has no width that all of its layers grow with; set mup=false")
-    wide = {name: wider(model, name) for name in ratios}
+    wide = {name: build(family(model.family), wider(config, name)) for name in ratios}
     grown = {name: grown_dimensions(own, twice) for name, twice in wide.items()}
     result = {name: scale_of(name, owner, value, grown, ratios) for name, value, owner in owned(own)}
     if unknown := [name for name, _ in model.named_parameters() if name not in result]:
@@ -178,9 +179,14 @@ def doubled(config: Config, name: str) -> dict[str, int]:
     return {field: 2 * flat[field] for field in (name, *fields) if flat.get(field)}
 
 
-def wider(model: Model, name: str) -> Model:
-    """The model with twice the width `name`, without values."""
-    config: Any = model.config
+def with_all_heads(config: Config) -> Config:
+    """The config without removed heads (`zoo.prune`), on which no kind and no factor depends."""
+    pruned = [name for name, heads in config.flat().items() if name.rpartition(".")[2] == "pruned_heads" and heads]
+    return config.replace(**dict.fromkeys(pruned))
+
+
+def wider(config: Any, name: str) -> Config:
+    """The config with twice the width `name`."""
     overrides = doubled(config, name)
     part = name.removesuffix(".width")
     if isinstance(config, ContrastiveConfig) and config.towers[part].proj is None:
@@ -188,7 +194,8 @@ def wider(model: Model, name: str) -> Model:
         for other, tower in config.towers.items():
             overrides |= {} if tower.proj else doubled(config, f"{other}.width")
         overrides["width"] = 2 * config.width
-    return build(family(model.family), config.replace(**overrides))
+    wide: Config = config.replace(**overrides)
+    return wide
 
 
 def grown_dimensions(model: nn.Module, wide: nn.Module) -> dict[str, set[int]]:
