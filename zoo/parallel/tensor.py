@@ -289,7 +289,7 @@ class TensorAttention(Attention):
     ) -> Tensor:
         """As Attention."""
         group, region = self.tensor_group, self.region
-        if self.kept_heads is not None and context.bias is not None:
+        if self.kept_heads is not None and context.bias is not None and context.bias.heads > 1:
             raise ValueError(
                 "plan: tensor= does not divide the heads of a layer from which some were removed (pruned_heads), where "
                 "each has a position bias of its own: set tensor=1, and use shard="
