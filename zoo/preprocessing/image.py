@@ -372,9 +372,10 @@ def _as_list(images: Any) -> list[Any]:
 
 
 def resize_by_pillow(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """A uint8 tensor [C, H, W], resized to (height, width) by a filter of Pillow, channel by channel."""
+    """A uint8 tensor [C, H, W] on any device, resized to (height, width) by a filter of Pillow, channel by channel."""
     from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
 
     resample = next(number for number, name in RESAMPLE.items() if name == interpolation)
     channels = [Image.fromarray(channel.numpy()).resize(size[::-1], resample) for channel in image.cpu()]
-    return torch.stack([torch.frombuffer(bytearray(x.tobytes()), dtype=torch.uint8).view(size) for x in channels])
+    return torch.stack([pil_to_tensor(channel)[0] for channel in channels]).to(image.device)
