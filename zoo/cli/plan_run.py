@@ -94,7 +94,7 @@ def show(found: Comparison) -> None:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in GB: with one decimal, with none above 100, and with three digits below 1."""
+    """Bytes in GB: with one decimal, with none above 100, and with two significant digits below 1."""
     value = size / 1e9
     return f"{value:.2g}" if value < 1 else f"{value:,.{0 if value > 100 else 1}f}"
 
