@@ -17,6 +17,7 @@ import zoo
 from zoo.checkpoints.bridge import encoder_alone
 from zoo.checkpoints.golden import named_outputs
 from zoo.inference.cost import measure
+from zoo.inference.cost_by_kind import cost_by_kind
 from zoo.inference.word_times import kept_heads
 from zoo.interpret.choose_heads import choose_in_all_layers, options_of
 from zoo.models.base import Model
@@ -107,7 +108,7 @@ def test_the_same_numbers_as_with_the_heads_at_zero_and_after_loading(name: str,
     loaded = zoo.load(zoo.save(pruned, tmp_path / "pruned"))
     assert loaded.config == pruned.config
     assert error(outputs(loaded, **more), outputs(pruned, **more)) <= 1e-12
-    assert zoo.verify(tmp_path / "pruned") is not None
+    assert zoo.verify(tmp_path / "pruned").ok
 
 
 @pytest.mark.full
@@ -172,6 +173,12 @@ def test_removed_in_two_steps_and_labels_and_report() -> None:
     assert part.parameters < whole.parameters and part.flops < whole.flops
 
 
+def test_the_cost_of_a_kind_of_attention_is_that_of_the_heads_that_stay() -> None:
+    model = small("bert", depth=4)
+    whole, part = (cost_by_kind(own, 8, names=["softmax"])[0] for own in (model, zoo.prune(model, {3: [0]})))
+    assert not part.refused and part.flops and whole.flops and part.flops < whole.flops
+
+
 def test_it_is_trained_further() -> None:
     model = zoo.prune(small("llama"), {0: [0, 1]}).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -230,6 +237,8 @@ def test_a_number_or_a_fraction_of_all_heads_or_of_each_layer() -> None:
     assert removed[2] == {"blocks.0.mixer": (1, 2, 3), "blocks.1.mixer": (0, 2, 3)}
     assert removed[3] is None
     only = zoo.prune(model, 2, importance={"blocks.1.mixer": [1.0, 4, 3, 2]})
+    with pytest.raises(ValueError, match="the part of the model with scores has 4 heads"):
+        zoo.prune(model, 5, importance={"blocks.1.mixer": [1.0, 4, 3, 2]})
     assert only.config.pruned_heads == {"blocks.1.mixer": (0, 3)}
 
 
@@ -295,6 +304,12 @@ def test_configs_that_name_other_layers_or_heads_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             zoo.create_model("bert_tiny", **TEXT | {"pruned_heads": heads})
+
+
+def test_configs_of_whole_models_are_those_of_earlier_folders() -> None:
+    config = zoo.create_model("bert_tiny", **TEXT).config
+    fields = config.to_dict()
+    assert "pruned_heads" not in fields and type(config).from_dict(fields) == config
 
 
 class TalkingHeads(Core):

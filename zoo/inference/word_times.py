@@ -42,7 +42,8 @@ def word_times(
         memory: The encoder's states [1, N, D] of the window.
         prefix: The tokens before the text, <|notimestamps|> at their end.
         ids: The tokens of the text, without special ones.
-        heads: (layer, head) of the cross-attention; empty for all heads of the last half of the layers.
+        heads: (layer, head) of the cross-attention, numbers of the model before `zoo.prune`: heads that it removed are
+            left out. Empty, or all removed: all heads of the last half of the layers.
         positions: Number of positions of the encoder that are audio; the others are padding.
         language: Code of the language, for words that are written without spaces.
 

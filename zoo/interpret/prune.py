@@ -50,7 +50,7 @@ def prune(
 
     keep: {layer: heads that stay}, a layer by its name ("encoder.blocks.0.mixer"), a pattern or the number of a block,
         as in `zoo.capture`, and heads by their numbers, negative ones from the end. Or, with `importance`, how many
-        heads stay: a number, or a fraction of all.
+        heads stay of those that have scores: a number, or a fraction of them.
     importance: from `zoo.head_importance`, or scores {layer: [heads]} or [layers, heads] in the order of the model; the
         heads with the greatest scores stay, at least one in each layer. Layers without scores keep all heads.
     per_layer: `keep` is the number or fraction of heads of each layer, instead of all layers together.
@@ -147,7 +147,8 @@ def best_heads(
         counts = {name: number_of_heads(keep, spec.heads, 1, name) for name, spec in specs.items()}
         return choose_in_each_layer(specs, scores, counts)
     total = sum(spec.heads for spec in specs.values())
-    return choose_in_all_layers(specs, scores, number_of_heads(keep, total, len(specs), "the model"))
+    what = "the model" if len(scores) == len(layers) else "the part of the model with scores"
+    return choose_in_all_layers(specs, scores, number_of_heads(keep, total, len(specs), what))
 
 
 def number_of_heads(keep: Any, total: int, least: int, what: str) -> int:

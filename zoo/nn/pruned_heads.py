@@ -27,17 +27,16 @@ class KeptHeads:
 
     @classmethod
     def of(cls, name: str, spec: CoreSpec, heads: Sequence[int]) -> "KeptHeads":
-        """The heads that stay of a layer called `name`. Raises ValueError for heads that it does not have or cannot
-        be without."""
-        odd = [head for head in heads if type(head) is not int or not 0 <= head < spec.heads]
-        if odd:
-            raise ValueError(f"{name} has the heads 0 to {spec.heads - 1}, and no head {odd[0]!r}")
+        """The heads that stay of a layer called `name`, any of 0 to spec.heads - 1, each once.
+
+        Raises ValueError if there are none, or if groups would keep unequally many.
+        """
         if not heads:
             raise ValueError(
                 f"{name} would have no heads: a layer keeps at least one of its {spec.heads} heads (without any it "
                 "would add nothing but the bias of its output)"
             )
-        kept, shared = tuple(sorted(set(heads))), spec.heads // spec.kv_heads
+        kept, shared = tuple(sorted(heads)), spec.heads // spec.kv_heads
         groups = [head // shared for head in kept]
         counts = {group: groups.count(group) for group in groups}
         if len(set(counts.values())) > 1:
