@@ -283,8 +283,6 @@ def test_what_is_not_counted_is_said() -> None:
     found = plan_run(model, 2, 4, only=[Plan(data=2)])
     assert [note.split()[0] for note in found.notes] == ["plans", "the"]
     assert "autocast" in found.notes[0] and "contrastive loss" in found.notes[1]
-    coca = plan_run(meta_copy("coca_nano", {}), 2, 4, only=[Plan(data=2)], precision="fp32")
-    assert ["contrastive loss" in note for note in coca.notes] == [True]
     assert not plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[Plan(shard=2, mixed_precision="bf16")]).notes
     offload = Plan(shard=2, mixed_precision="bf16", cpu_offload=True)
     left_out = plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[offload])

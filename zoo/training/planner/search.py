@@ -11,7 +11,6 @@ import torch
 
 from zoo.inference.cost import meta_copy
 from zoo.models.base import Model
-from zoo.models.coca.config import CoCaConfig
 from zoo.models.tower_config import ContrastiveConfig
 from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
@@ -138,7 +137,7 @@ def notes(model: Model, plans: Sequence[Estimate], dtype: torch.dtype) -> tuple[
     if dtype == torch.bfloat16 and any(e.plan.mixed_precision is None for e in plans):
         found.append("plans without mixed_precision compute by autocast, which keeps norms, losses and residuals in "
                      "float32: they take more memory than is counted, whose activations are all bfloat16")  # fmt: skip
-    if isinstance(model.config, ContrastiveConfig | CoCaConfig) and any(e.plan.batch_parts > 1 for e in plans):
+    if isinstance(model.config, ContrastiveConfig) and any(e.plan.batch_parts > 1 for e in plans):
         found.append("the contrastive loss compares the rows of all parts of a batch: the exchange of their embeddings "
                      "and the memory of their scores are not counted")  # fmt: skip
     return tuple(found)
@@ -216,8 +215,12 @@ class Search:
         least: Estimate | None = None
         fitted = False
         for checkpointing in (plan.checkpointing,) if fixed else CHECKPOINTING:
-            tried = self.sizes(replace(plan, checkpointing=checkpointing), rows, fixed=fixed)  # type: ignore[arg-type]
-            estimates = [self.estimator.estimate(*each) for each in tried]
+            try:
+                tried = self.sizes(replace(plan, checkpointing=checkpointing), rows, fixed=fixed)  # type: ignore[arg-type]
+                estimates = [self.estimator.estimate(*each) for each in tried]
+            except ValueError as error:  # of its forward pass, such as biases of heads that cannot be divided
+                self.refuse(without_numbers(str(error)), plan, str(error))
+                return
             least = min([*estimates, *([least] if least else [])], key=lambda e: e.memory.total, default=None)
             fitting = [e for e in estimates if self.fits(e)]
             if fitting:
