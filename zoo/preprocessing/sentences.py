@@ -15,7 +15,7 @@ _ABBREVIATION = re.compile(
     r"bzw|ca|evtl|ggf|inkl|str|usw|vgl|sog|hr|fr|tel)\.$",
     re.IGNORECASE,
 )
-_BEFORE_NUMBER = re.compile(r"(?:^|[\s(])(?:no|nr|fig|vol|pp|abs)\.$", re.IGNORECASE)  # No. 5; but: He said no.
+_BEFORE_NUMBER = re.compile(r"(?:^|[\s(])(?:no|nr|fig|vol|pp|abs)\.$", re.IGNORECASE)  # No. 5; but: The answer is no.
 _ORDINAL = re.compile(r"(?:^|\s)\d{1,2}\.$")  # of German dates: am 3. Mai
 
 
