@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.nn.lengths import place
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.losses.ctc import ctc_loss
 from zoo.nn.losses.token_labels import follows, next_tokens, real_tokens, shift_right
@@ -57,14 +58,11 @@ def check_number(rows: int, labels: Any) -> None:
 
 
 def on_device(batch: Mapping[str, Any], model: Model) -> Batch:
-    """The batch on the device of the model, floats in its dtype."""
-    found = {}
-    for name, value in batch.items():
-        if isinstance(value, Tensor):
-            floats = value.is_floating_point() and name in model.inputs
-            value = value.to(model.device, model.dtype if floats else None)
-        found[name] = value
-    return found
+    """The batch on the device of the model, its inputs as `place` gives them, labels in their own dtype."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    inputs = {name: value for name, value in tensors.items() if name in model.inputs}
+    others = {name: value.to(model.device) for name, value in tensors.items() if name not in inputs}
+    return {**batch, **others, **place(inputs, model.inputs, next(model.parameters()))}
 
 
 def encoded_labels(model: Model, labels: Sequence[Any] | Tensor | None) -> Batch:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from zoo.inference.generation.generate import generate
 from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_spectrogram
-from zoo.interpret.row_losses import on_device
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.whisper.model import Whisper
 from zoo.models.whisper.transcript_tokens import TranscriptTokens
+from zoo.nn.lengths import place
 from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.preprocessing.multimodal import modality_of
@@ -191,7 +191,8 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
         decoder = processor.for_targets()
     target = items.get("target", items.get("text") if source != "text" else None)
     if target is None:
-        written = generate(model, **on_device(batch, model), num_beams=1, max_new_tokens=written_limit(model))
+        placed = place(batch, (), next(model.parameters()))  # generate takes no lengths beside the mask
+        written = generate(model, **placed, num_beams=1, max_new_tokens=written_limit(model))
         ids = written[:, :-1] if written.shape[1] > 1 else written
     else:
         ids = torch.tensor([target_ids(model, target)])

@@ -14,9 +14,9 @@ from zoo.interpret.capture import as_list, capture
 from zoo.interpret.explore.inputs import PreparedInputs
 from zoo.interpret.explore.positions import Positions, numbered
 from zoo.interpret.explore.strongest import KEYS, Reduction, StrongestKeys
-from zoo.interpret.row_losses import on_device
 from zoo.interpret.select_layers import Layers, find_layers
 from zoo.models.eval_mode import eval_mode
+from zoo.nn.lengths import place
 
 MAX_POSITIONS = 2048  # of a side of a map
 MAX_BYTES = 60e6  # of the maps of one model
@@ -65,7 +65,8 @@ def captured(
             groups[key] = (make_group(*key, prepared, max_tokens), [])
         groups[key][1].append((name, module))
     check_size([(group, modules) for group, modules in groups.values()], heads)
-    batch = on_device({name: x for name, x in prepared.batch.items() if name in model.inputs}, model)
+    batch = {name: x for name, x in prepared.batch.items() if name in model.inputs}
+    batch = place(batch, model.inputs, next(model.parameters()))
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())

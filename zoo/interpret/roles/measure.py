@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from zoo.interpret.capture import capture
 from zoo.interpret.roles.batches import RoleBatch, Target
 from zoo.interpret.roles.position_fit import PositionFit
-from zoo.interpret.row_losses import on_device
 from zoo.interpret.select_layers import find_layers
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.attention import Attention
 from zoo.nn.core import Core
 from zoo.nn.init import initialize
+from zoo.nn.lengths import place
 from zoo.nn.masks import AnyMask, as_mask
 
 KINDS = ("model", "control", "chance")
@@ -54,7 +54,7 @@ class Measurement:
 
     def add(self, batch: RoleBatch) -> None:
         """Measure one batch."""
-        inputs = on_device(batch.inputs, self.model)
+        inputs = place(batch.inputs, self.model.inputs, next(self.model.parameters()))
         uniform: dict[str, Tensor] = {}  # of the first row of each layer
         for kind in reversed(KINDS):
             model = self.model if kind == "model" else self.control
