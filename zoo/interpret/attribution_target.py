@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.inference.probabilities import activated
 from zoo.interpret.scored_inputs import ScoredInputs, tokenizer_of
+from zoo.interpret.token_texts import token_texts
 from zoo.models.contrast.model import ContrastiveOutput
 from zoo.models.encoder_decoder import EncoderDecoder
 
@@ -171,5 +172,5 @@ def name_of(model: Any, number: int) -> str:
     """The name of a class or the text of a token."""
     if model.config.head in ("lm", "masked_lm"):
         processor = tokenizer_of(model)
-        return str(number) if processor is None else processor.decode([number], skip_special=False)
+        return str(number) if processor is None else token_texts(processor, [number])[0]
     return str(number) if model.labels is None or number >= len(model.labels) else model.labels[number]

@@ -252,9 +252,8 @@ class Reader:
         (windows,) = self.windows([text])
         found = attribute(self.model, self.processor._pad(windows), number, method, batch_size=self.batch_size)
         sums = [0.0] * len(spans)
-        left = self.processor.padding == "right"
         for window, owned, scores in zip(windows, owned_tokens(windows), found.scores["text"]):
-            shift = 0 if left else len(scores) - len(window)
+            shift = len(scores) - len(window) if self.processor.padding == "left" else 0
             for i in owned:
                 middle = sum(window.offsets[i]) / 2
                 place = next((s for s, (a, b) in enumerate(spans) if a <= middle <= b), None)

@@ -1,7 +1,7 @@
 """The inputs of a model in the units that attribution scores: tokens, patches of an image or spectrogram, frames."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.inference.optimized_model import Optimized
 from zoo.inference.probabilities import require_model
 from zoo.interpret.hooks import attached, eager_mode, unwrap
+from zoo.interpret.token_texts import token_texts
 from zoo.models.base import Model
 from zoo.models.contrast.model import Contrastive
 from zoo.models.encoder_decoder import EncoderDecoder
@@ -52,7 +53,7 @@ class Part:
     words: nn.Module | None = None
     cells: Tensor | None = None
     grid: tuple[int, int] | None = None
-    labels: list[list[str]] | None = None
+    labels: Sequence[Sequence[str]] | None = None
 
     @property
     def free(self) -> Tensor:
@@ -308,5 +309,5 @@ def text_part(
     if tokenizer is not None:
         roles = [tokenizer.id(role) for role in SPECIAL if role != "unk"]
         fixed = torch.isin(ids, ids.new_tensor([number for number in roles if number is not None]))
-        labels = [[tokenizer.decode([i], skip_special=False) for i in row] for row in ids.tolist()]
+        labels = [token_texts(tokenizer, row) for row in ids.tolist()]
     return Part(name or "text", key, mask, path, keep, fixed, words=front.word, labels=labels)

@@ -1,7 +1,7 @@
 """What a model computes for the inputs of a page, and what the positions of its maps are."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.inference.generation.generate import generate
 from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_spectrogram
+from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.whisper.model import Whisper
@@ -137,18 +138,6 @@ def of_text(processor: Any, ids: Tensor, mask: Tensor | None = None) -> Position
     if mask is not None and bool(mask[0].any()):
         count = int(mask[0].nonzero().max()) + 1
     return Positions((Tokens(token_texts(processor, ids[0, :count].tolist())),), total)
-
-
-def token_texts(processor: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token as a text; one that is a part of a character by its name in the vocabulary."""
-    texts = []
-    for number in ids:
-        text = processor.decode([number], skip_special=False)
-        name = processor.backend.id_to_token(number) if hasattr(processor.backend, "id_to_token") else None
-        if name is not None and (name.startswith("##") or not text or "\ufffd" in text):
-            text = name
-        texts.append(text)
-    return tuple(texts)
 
 
 def of_waveform(tower: Any, processor: Any, wave: Tensor) -> Positions:
