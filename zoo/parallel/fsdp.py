@@ -10,9 +10,9 @@ from weakref import WeakSet
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from zoo.parallel.config import PlanSettings
+from zoo.parallel.shards import is_sharded
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 _KEEP_WHOLE: WeakSet[nn.Module] = WeakSet()
@@ -31,7 +31,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, plan: PlanSettings | None = None) 
     if isinstance(model, FSDPModule):
         return model
     make_vectors(model)
-    divided = has_parts(model)
+    divided = is_sharded(model.parameters())  # by tensor parallelism
     options = {} if plan is None else fsdp_options(plan)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, **options | inner_policy(options))
@@ -72,18 +72,13 @@ def replicate(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     if not isinstance(model, ReplicateModule):
         make_vectors(model)
-        divided = has_parts(model)
+        divided = is_sharded(model.parameters())  # by tensor parallelism
         for module in (*blocks_of(model), model):
             average(module, mesh=mesh)
         if not divided:
             _KEEP_WHOLE.add(model)
         register_encode_methods(model)
     return model
-
-
-def has_parts(model: nn.Module) -> bool:
-    """Whether tensor parallelism has divided a model."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def keeps_whole(model: nn.Module) -> bool:
