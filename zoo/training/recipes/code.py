@@ -20,8 +20,7 @@ from zoo.data.text.python_source import load_python_source
 from zoo.inference.generation.generate import generate
 from zoo.inference.generation.infill import infill, rows_of_equal_length
 from zoo.models.base import Model
-from zoo.parallel.shards import is_sharded
-from zoo.parallel.stages import is_stage
+from zoo.parallel.stages import is_divided
 from zoo.preprocessing.fill_in_middle import Order, has_fill_in_middle
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.preprocessing.tokenizer_training import train
@@ -213,7 +212,7 @@ class CodeTask(CausalLMTask):
         if not self.lines:
             return
         model: Any = self.evaluated
-        if is_sharded(model.parameters()) or is_stage(model):
+        if is_divided(model):
             announce("lines are not written, because several processes hold parts of the model")
             return
         self.log_evaluation({f"test_{name}": value for name, value in self.line_scores(model).items()})
