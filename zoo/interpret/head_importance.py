@@ -1,15 +1,16 @@
 """`zoo.head_importance`: what each attention head of a model is worth for its loss."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.interpret.head_scores import HeadImportance
-from zoo.interpret.hooks import eager_mode, unwrap
+from zoo.interpret.hooks import attached, eager_mode, stacks, unwrap
 from zoo.interpret.intervene import ablate, intervene
 from zoo.interpret.row_losses import Batch, Loss, batches_of, row_losses
 from zoo.interpret.select_layers import Layers, block_places, match_layers
@@ -17,7 +18,6 @@ from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.attention import Attention
 from zoo.nn.pruned_heads import attention_layers
-from zoo.nn.stack import Stack
 from zoo.parallel.stages import is_divided
 from zoo.utils.errors import check_choice
 
@@ -99,13 +99,13 @@ def selected_layers(model: Model, layers: Layers) -> dict[str, Attention]:
 @contextmanager
 def without_checkpointing(model: nn.Module) -> Iterator[None]:
     """The model without recomputation, in which hooks would run twice."""
-    stacks = [module for module in model.modules() if isinstance(module, Stack) and module.checkpointing]
-    for stack in stacks:
+    recomputed = [stack for stack in stacks(model) if stack.checkpointing]
+    for stack in recomputed:
         stack.checkpointing = False
     try:
         yield
     finally:
-        for stack in stacks:
+        for stack in recomputed:
             stack.checkpointing = True
 
 
@@ -120,17 +120,12 @@ class Gates:
     gates: list[Tensor] = field(default_factory=list)
     rows: list[Tensor | None] = field(default_factory=list)
 
-    @contextmanager
-    def attach(self) -> Iterator[None]:
-        handles = [
-            self.attention.register_forward_pre_hook(self.note_rows, with_kwargs=True),
-            self.attention.out.register_forward_pre_hook(self.multiply),
+    def hooks(self) -> list[tuple[Callable[..., Any], Callable[..., Any]]]:
+        """Pairs for `attached`: a function that registers a hook, and the hook."""
+        return [
+            (partial(self.attention.register_forward_pre_hook, with_kwargs=True), self.note_rows),
+            (self.attention.out.register_forward_pre_hook, self.multiply),
         ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def note_rows(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         groups = (args[1] if len(args) > 1 else kwargs["context"]).groups
@@ -165,7 +160,7 @@ def by_gradient(
     counts, total, rows = dict.fromkeys(layers, 0), 0.0, 0
     for batch in batches:
         with torch.enable_grad():
-            with attached(gates):
+            with attached(pair for own in gates.values() for pair in own.hooks()):
                 losses = row_losses(model, batch, loss)
             flat = [gate for own in gates.values() for gate in own.gates]
             found = list(torch.autograd.grad(losses.sum(), flat, allow_unused=True))
@@ -176,14 +171,6 @@ def by_gradient(
             sums[name], counts[name] = sums[name] + values.sum(0), counts[name] + len(values)
     check_rows(rows)
     return {name: values / max(1, counts[name]) for name, values in sums.items()}, total / rows, rows
-
-
-@contextmanager
-def attached(gates: Mapping[str, Gates]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for own in gates.values():
-            stack.enter_context(own.attach())
-        yield
 
 
 # --- by ablation ------------------------------------------------------------------------------------------------------
