@@ -17,6 +17,7 @@ from zoo.interpret.select_layers import Layers, block_places, match_layers
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.attention import Attention
+from zoo.nn.core import check_positive
 from zoo.nn.pruned_heads import attention_layers
 from zoo.parallel.stages import is_divided
 from zoo.utils.errors import check_choice
@@ -71,8 +72,7 @@ def head_importance(
         raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}: zoo.load loads one from a folder")
     if is_divided(whole):
         raise ValueError("the model is sharded over processes: zoo.save it, and measure the one that zoo.load returns")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a number of inputs of at least 1")
+    check_positive(batch_size=batch_size)
     chosen = selected_layers(whole, layers)
     batches = batches_of(whole, data, labels, batch_size)
     with eager_mode(), eval_mode(whole), without_checkpointing(whole):
