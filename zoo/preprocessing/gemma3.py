@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing.bridge import OWN, BridgeProcessor
-from zoo.preprocessing.image import load_image
+from zoo.preprocessing.image import as_image_list, load_image
 from zoo.preprocessing.tiles import pan_and_scan
 from zoo.utils.type_checks import check_types
 
@@ -86,10 +86,9 @@ class Gemma3Processor(BridgeProcessor):
         """See MultimodalProcessor; of images cut into crops also "num_crops" [I], how many each has."""
         if name != "image" or not self.do_pan_and_scan:
             return super().part(name, value, **options)
-        several = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim == 4)
         # One image at a time is in memory in its own resolution.
         found = [super(Gemma3Processor, self).part(name, self.views(each))["pixel_values"]
-                 for each in (value if several else [value])]  # fmt: skip
+                 for each in as_image_list(value)]  # fmt: skip
         return {"pixel_values": torch.cat(found), CROPS: torch.tensor([len(x) - 1 for x in found])}
 
     def views(self, image: Any) -> list[Tensor]:

@@ -84,7 +84,7 @@ class ImageProcessor:
 
         Raises ValueError for an unreadable file (named), pixels that are not uint8, or a wrong number of channels.
         """
-        return {"pixel_values": torch.stack([self.normalize(self.pixels(image)) for image in _as_list(images)])}
+        return {"pixel_values": torch.stack([self.normalize(self.pixels(image)) for image in as_image_list(images)])}
 
     def whole(
         self, images: "ImageInput | Sequence[ImageInput]", patch: int | tuple[int, int]
@@ -95,7 +95,7 @@ class ImageProcessor:
         such a list and batches images of equal size.
         """
         steps = pair(patch)
-        return {"pixel_values": [self._resize_whole(image, steps) for image in _as_list(images)]}
+        return {"pixel_values": [self._resize_whole(image, steps) for image in as_image_list(images)]}
 
     def _resize_whole(self, image: "ImageInput", steps: tuple[int, int]) -> Tensor:
         loaded: Any = load_image(image, self.channels, self.backend)
@@ -364,7 +364,8 @@ def _check_channels(channels: Any) -> None:
         raise ValueError(f"channels={channels!r}: expected a whole number from 1 to {MAX_CHANNELS}")
 
 
-def _as_list(images: Any) -> list[Any]:
+def as_image_list(images: Any) -> list[Any]:
+    """One image or several, a list or uint8 [I, C, H, W], as a list. Raises ValueError if there are none."""
     several = isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.ndim == 4)
     if several and not len(images):
         raise ValueError("the list of images is empty: expected at least one image")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.image import ImageProcessor, load_image, pair
+from zoo.preprocessing.image import ImageProcessor, as_image_list, load_image, pair
 from zoo.preprocessing.tiles import Size, best_resolution, unpadded
 from zoo.utils.errors import check_keys
 
@@ -33,12 +33,8 @@ class TiledImageProcessor:
 
     def __call__(self, images: Any) -> dict[str, Tensor]:
         """images: one or a list, as `ImageProcessor` takes them."""
-        several = isinstance(images, list | tuple) or (isinstance(images, Tensor) and images.ndim == 4)
-        batch = list(images) if several else [images]
-        if not batch:
-            raise ValueError("the list of images is empty: expected at least one image")
         tiles, sizes = [], []
-        for image in batch:  # of which one at a time is in memory in its own resolution
+        for image in as_image_list(images):  # of which one at a time is in memory in its own resolution
             whole = load_image(image, self.channels, "tensor")
             tiles.append(self.tiles(whole))
             sizes.append(tuple(whole.shape[1:]))
