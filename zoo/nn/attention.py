@@ -129,6 +129,7 @@ class Attention(nn.Module):
         """Projections of x: q [B, H, N, P], k and v [B, G, N, P], by one fused product where that is faster."""
         rows, tokens, width = x.shape
         a, b, c = self.q, self.k, self.v
+        # not in a graph, which is for any rows and tokens; `is_exporting` would be one more call in each layer
         fused = width <= FUSED_QKV_MAX_WIDTH and not torch.compiler._is_exporting_flag
         fused = fused and rows * tokens >= FUSED_QKV_MIN_TOKENS
         fused = fused and all(map(is_plain_linear, (a, b, c)))
