@@ -320,7 +320,7 @@ class ImageProcessor:
             "image_processor_type": "BitImageProcessor" if shortest else "ViTImageProcessor",
             "do_resize": self.fit != "none",
             "size": {"shortest_edge": edges[0]} if shortest else {"height": edges[0], "width": edges[1]},
-            "resample": next(number for number, name in RESAMPLE.items() if name == self.interpolation),
+            "resample": resample_number(self.interpolation),
             "do_center_crop": shortest or edges != self.size,
             "crop_size": crop,
             "do_rescale": True,
@@ -372,11 +372,16 @@ def as_image_list(images: Any) -> list[Any]:
     return list(images) if several else [images]
 
 
+def resample_number(interpolation: str) -> int:
+    """The number that Pillow has for a filter."""
+    return next(number for number, name in RESAMPLE.items() if name == interpolation)
+
+
 def resize_by_pillow(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """A uint8 tensor [C, H, W] on any device, resized to (height, width) by a filter of Pillow, channel by channel."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    resample = next(number for number, name in RESAMPLE.items() if name == interpolation)
+    resample = resample_number(interpolation)
     channels = [Image.fromarray(channel.numpy()).resize(size[::-1], resample) for channel in image.cpu()]
     return torch.stack([pil_to_tensor(channel)[0] for channel in channels]).to(image.device)
