@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoints.load import load
+from zoo.checkpoints.load import SUFFIXES, load
 from zoo.cli.predict_inputs import Reader
 from zoo.interpret.explore.page import explore
 from zoo.interpret.faithfulness import faithfulness
@@ -19,7 +19,7 @@ from zoo.preprocessing.modality import of_file, of_inputs
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
 
-WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")
+WEIGHTS = (*SUFFIXES, ".safetensors")
 
 
 def run(args: argparse.Namespace) -> int:
