@@ -78,9 +78,9 @@ class PageData:
 
     def group(self, group: MapGroup, sides: list[Positions], roles: Roles) -> dict[str, Any]:
         def index(side: Positions) -> int:
-            if not any(side is known for known in sides):
+            if side not in sides:  # the same object: positions have no equality of their own
                 sides.append(side)
-            return next(i for i, known in enumerate(sides) if side is known)
+            return sides.index(side)
 
         coarse = torch.cat([layer.maps.thumbnails.flatten() for layer in group.layers])
         return {
