@@ -39,9 +39,8 @@ def image_html(item: Any, alt: str) -> str:
     transparent = image.has_transparency_data
     image = image.convert("RGBA" if transparent else "RGB")
     image.thumbnail((EDGE, EDGE))
-    buffer, small = io.BytesIO(), max(image.size) <= SMALL
-    image.save(buffer, "PNG" if transparent or small else "JPEG", quality=85)
-    source = data_uri(buffer.getvalue(), "image/png" if transparent or small else "image/jpeg")
+    small = max(image.size) <= SMALL
+    source = image_uri(image, lossless=transparent or small, quality=85)
     width, height = image.size
     style = ' class="small"' if small else ""
     return f'<img{style} src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
@@ -77,6 +76,13 @@ def read_text(item: Any) -> str:
     """The text itself, or the contents of a .txt file."""
     is_file = isinstance(item, Path) or (len(str(item)) < 4096 and str(item).lower().endswith(".txt"))
     return Path(item).read_text(encoding="utf-8") if is_file else str(item)
+
+
+def image_uri(image: "Image", *, lossless: bool, quality: int) -> str:
+    """A PIL image as a data URI: a PNG, or a JPEG of a quality up to 95."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if lossless else "JPEG", quality=quality)
+    return data_uri(buffer.getvalue(), "image/png" if lossless else "image/jpeg")
 
 
 def data_uri(content: bytes, mime: str) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import io
 import json
 import math
 import zlib
@@ -19,7 +18,7 @@ from zoo.interpret.explore.positions import Part, Positions, Tokens
 from zoo.interpret.explore.strongest import KEYS
 from zoo.interpret.plot import prediction_titles, rgb
 from zoo.interpret.select_layers import Layers, find_layers, shorten
-from zoo.preprocessing.display import data_uri, escape, isolated
+from zoo.preprocessing.display import escape, image_uri, isolated
 from zoo.utils.files import read_text
 
 HERE = Path(__file__).parent
@@ -161,7 +160,7 @@ def part_values(part: Part) -> dict[str, Any]:
         return {"kind": "tokens", "texts": list(part.texts)}
     return {
         "kind": part.kind,
-        "image": image_uri(part.pixels),
+        "image": pixels_uri(part.pixels),
         "size": [part.pixels.shape[2], part.pixels.shape[1]],
         "grid": list(part.grid),
         "box": [rounded(edge, 6) for edge in part.box],
@@ -170,7 +169,7 @@ def part_values(part: Part) -> dict[str, Any]:
     }
 
 
-def image_uri(pixels: Tensor) -> str:
+def pixels_uri(pixels: Tensor) -> str:
     """uint8 [C, H, W] as a data URI: a PNG of small and of gray images, otherwise a JPEG."""
     from PIL import Image
 
@@ -178,9 +177,7 @@ def image_uri(pixels: Tensor) -> str:
     lossless = max(image.size) <= SMALL or image.mode == "L"
     if image.mode != "L":
         image.thumbnail((LONGEST_EDGE, LONGEST_EDGE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if lossless else "JPEG", quality=88)
-    return data_uri(buffer.getvalue(), "image/png" if lossless else "image/jpeg")
+    return image_uri(image, lossless=lossless, quality=88)
 
 
 PAGE = """<!doctype html>
