@@ -1,26 +1,24 @@
 """Pages in a real browser: what they show is painted. Skipped without one; .ci/full names it in ZOO_BROWSER."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from webdriver import NO_BROWSER, find_browser
 
 from zoo.retrieval.html_page import Card, write_page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RED, GREEN = (250, 10, 20), (10, 240, 30)  # colors that the page itself does not have
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture
 def browser() -> str:
-    found = os.environ.get("ZOO_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+    found = find_browser()
     if not found:
-        pytest.skip(f"there is no browser: none of {', '.join(NAMES)} is in PATH, and ZOO_BROWSER is not set")
+        pytest.skip(NO_BROWSER)
     return found
 
 

@@ -18,12 +18,18 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--host-resolver-rules=MAP * ~NOTFOUND")  # fmt: skip
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "ArrowLeft": "\ue012", "ArrowUp": "\ue013",
         "ArrowRight": "\ue014", "ArrowDown": "\ue015", "End": "\ue010", "Home": "\ue011"}  # fmt: skip
+NO_BROWSER = f"there is no browser: none of {', '.join(BROWSERS)} is in PATH, and ZOO_BROWSER is not set"
+
+
+def find_browser() -> str | None:
+    """The program of a browser, that of ZOO_BROWSER first; None if there is none."""
+    return os.environ.get("ZOO_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def missing_browser() -> str:
     """Why there is no browser to drive; empty if there is one."""
-    if not (os.environ.get("ZOO_BROWSER") or any(map(shutil.which, BROWSERS))):
-        return f"there is no browser: none of {', '.join(BROWSERS)} is in PATH, and ZOO_BROWSER is not set"
+    if not find_browser():
+        return NO_BROWSER
     return "" if shutil.which("chromedriver") else "chromedriver is not in PATH"
 
 
@@ -32,8 +38,7 @@ class Browser:
 
     def __init__(self, port: int, folder: Path, flags: tuple[str, ...]) -> None:
         self.url = f"http://127.0.0.1:{port}/session"
-        binary = os.environ.get("ZOO_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)))
-        options = {"binary": binary, "args": [*FLAGS, *flags, f"--user-data-dir={folder}"]}
+        options = {"binary": find_browser(), "args": [*FLAGS, *flags, f"--user-data-dir={folder}"]}
         logs = {"browser": "ALL", "performance": "ALL"}
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logs}
         self.url += "/" + self.post("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
