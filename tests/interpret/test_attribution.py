@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peers import randomize
 
 import zoo
 from tests.plot_checks import check_texts
@@ -23,14 +24,6 @@ TEXTS = ["a red bird sang", "no soup today , the cook is away", "good"]
 SMALL: dict[str, Any] = dict(width=16, depth=2, heads=2, mlp_dim=16, seed=0)
 
 
-def randomized(model: Any) -> Any:
-    """Every parameter random, so that nothing is symmetric."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def bert() -> Any:
     tokenizer = train("wordpiece", TEXTS, 90)
@@ -38,12 +31,12 @@ def bert() -> Any:
                              **SMALL)  # fmt: skip
     model.preprocess = replace(tokenizer, max_length=min(tokenizer.max_length, model.config.max_length))
     model.labels = ["bad", "fine", "good"]
-    return randomized(model)
+    return randomize(model)
 
 
 @pytest.fixture(scope="module")
 def vit() -> Any:
-    return randomized(zoo.create_model("vit_cifar_tiny", stem="patch", class_token=True, pool="cls", **SMALL))
+    return randomize(zoo.create_model("vit_cifar_tiny", stem="patch", class_token=True, pool="cls", **SMALL))
 
 
 def images(rows: int = 2) -> torch.Tensor:
