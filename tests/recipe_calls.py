@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,7 @@ def check_resumed_run(run: Callable[[Path], int], folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", stop_at_four)
     assert run(folder / "parts") == 130
+    assert not multiprocessing.active_children(), "workers end with a run that is interrupted"
     monkeypatch.setattr(StopOnSignalOrTime, "on_train_batch_end", listen)
     assert run(folder / "parts") == 0
     one, other = (torch.load(folder / f / "checkpoints" / "last.ckpt", weights_only=True) for f in ("whole", "parts"))

@@ -87,6 +87,8 @@ def fit(run: Run, task: Task, data: L.LightningDataModule, *, steps_per_epoch: i
             raise KeyboardInterrupt from error
         raise
     finally:
+        if isinstance(data, KeyedDataModule):
+            data.teardown("fit")  # Lightning leaves it out after an interruption or an error
         run.folder.discard_if_new()
         run.folder.release()
         distributed.clear_decision()
