@@ -27,6 +27,7 @@ from zoo.nn.registry import BUILT_IN
 
 # Those for the tokens of images are for ViT here, and for all in tests/nn.
 SEQUENCE_KINDS = tuple(kind for kind in BUILT_IN if kind not in GRID_KINDS)
+UNORDERED_KINDS = ("softmax", "additive", "linear", "performer", "rfa")  # those that a set has: without a pattern
 SNAPSHOTS = Path(__file__).parents[1] / "snapshots"
 
 
@@ -46,6 +47,11 @@ def spectrograms() -> dict[str, Tensor]:
 def waveforms() -> dict[str, Tensor]:
     """Three clips of eleven tokens each."""
     return {"input_values": torch.randn(3, 231, generator=torch.Generator().manual_seed(0))}
+
+
+def clouds() -> dict[str, Tensor]:
+    """Three clouds of eleven points."""
+    return {"points": torch.randn(3, 11, 3, generator=torch.Generator().manual_seed(0))}
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,17 @@ ROWS = {
         texts,
         more=GROUPS | {"first end": dict(pool="eos"), "siglip": dict(causal=False, pool="last", act="gelu_tanh")},
         counts={"clip_text_base": 63_165_952},
+    ),
+    "set_transformer": Row(
+        "set_transformer_tiny",
+        TINY | dict(induced_points=5),
+        clouds,
+        kinds=UNORDERED_KINDS,
+        more=GROUPS
+        | {
+            "all pairs": dict(induced_points=None, seeds=3, pool="mean"),
+            "as the authors have it": dict(mlp_dim=None, layer_norm=False, seeds=2, decoder_depth=1),
+        },
     ),
 }
 
@@ -599,7 +616,7 @@ def test_padding_does_not_affect_outputs(name, kind):
     dropped = model(**batch)
     model.drop_padding = False
     masked = model(**batch)
-    for y in (dropped, masked, model(**batch | {key: torch.where(mask, x, 7)})):
+    for y in (dropped, masked, model(**batch | {key: torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, 7)})):
         assert (y[~real] == 0).all()
         for row, keep in enumerate(mask):
             alone = model(**{key: x[row : row + 1, keep]})

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io, display, image_io
+from zoo.preprocessing import audio_io, display, image_io, point_cloud_io
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
+from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tiled_image import TiledImageProcessor
@@ -124,8 +125,13 @@ def _is_clip(item: Any) -> bool:
 
 
 def _is_image(item: Any) -> bool:
-    """A PIL image, an array or a tensor."""
-    return hasattr(item, "convert") or (hasattr(item, "shape") and not isinstance(item, str | Path))
+    """A PIL image, an array or a tensor that is no point cloud."""
+    is_array = hasattr(item, "shape") and not isinstance(item, str | Path)
+    return hasattr(item, "convert") or (is_array and not is_cloud(item))
+
+
+def _points(config: Any, generator: torch.Generator) -> Tensor:
+    return torch.randn(2, 24, config.in_features, generator=generator)
 
 
 MODALITIES: dict[str, Modality] = {
@@ -209,6 +215,25 @@ MODALITIES: dict[str, Modality] = {
         processor="zoo.preprocessing.spectrogram.SpectrogramFeatureExtractor(...) or "
         "zoo.preprocessing.waveform.WaveformFeatureExtractor(...)",
         sample="audio.wav",
+    ),
+    "point_cloud": Modality(
+        name="point_cloud",
+        plural="point clouds",
+        family="point_cloud",
+        inputs={"points": "points", "attention_mask": "points_attention_mask", "lengths": "points_lengths"},
+        argument="points",
+        options=("num_points",),
+        suffixes=point_cloud_io.SUFFIXES,
+        unnamed="a point cloud",
+        is_item=is_cloud,
+        load=load_cloud,
+        example=_points,
+        describe=lambda config: f"any number of points of {config.in_features} numbers",
+        html=cloud_html,
+        plot=plot_cloud,
+        processors={"point_cloud": PointCloudProcessor},
+        processor="zoo.preprocessing.point_cloud.PointCloudProcessor(...)",
+        sample="cloud.ply",
     ),
 }  # fmt: skip
 
