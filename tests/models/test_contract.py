@@ -272,7 +272,7 @@ TOWERS = [f.name for f in families() if f.modality == "multimodal" and not issub
 ENCODER_DECODERS = [f.name for f in families() if issubclass(f.model, EncoderDecoder)]
 
 
-# Without transformer blocks; tests/models/test_dvae.py has theirs.
+# Without a `Stack`; tests/models/test_dvae.py and test_evoformer.py have theirs.
 CONVOLUTIONAL = [
     f.name for f in families() if f.name not in {*ROWS, *TOWERS, *ENCODER_DECODERS}
     and not any(isinstance(module, Stack) for module in on_meta(next(iter(f.variants))).modules())
