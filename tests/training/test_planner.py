@@ -266,6 +266,12 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.full
+def test_a_model_that_gives_several_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+    """CoCa has an output layer of tokens, and its output is features and logits."""
+    main(["plan", "coca_nano", "--gpus", "2", "--batch", "4"])
+    assert "plan.shard=2" in capsys.readouterr().out
+
+
 def test_the_command_measures_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """A process has its share of the memory; the links are those of two processes that are started for it."""
     line = ["plan", "vit_cifar_tiny", "depth=2", "--gpus", "2", "--batch", "8-images", "--measure"]

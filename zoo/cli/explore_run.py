@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.checkpoints.load import SUFFIXES, load
 from zoo.cli.predict_inputs import Reader
-from zoo.interpret.explore.page import explore
+from zoo.interpret.explore.page import COLUMNS, explore
 from zoo.interpret.faithfulness import faithfulness
 from zoo.interpret.roles.head_roles import head_roles
 from zoo.interpret.roles.result import HeadRoles
@@ -66,7 +66,7 @@ def measured(models: Sequence[Any], names: Sequence[str], inputs: Any) -> Any:
     if len(found) == 1:
         return found[0]
     return {
-        f"{name}: {row['order']}": {column: row[column] for column in ("deletion", "insertion")}
+        f"{name}: {row['order']}": {title: row[column] for column, title in COLUMNS.items()}
         for name, result in zip(names, found)
         for row in result.rows
     }

@@ -14,6 +14,7 @@ from zoo.interpret.roles.result import HeadRoles
 from zoo.interpret.select_layers import Layers
 from zoo.utils.files import write_atomic
 
+COLUMNS = {"deletion": "deletion (lower is better)", "insertion": "insertion (higher is better)"}
 FRAME_HEIGHT = 820  # of the page in a notebook, in pixels
 
 
@@ -103,8 +104,7 @@ def table_of(faithfulness: Any) -> list[list[Any]] | None:
         return None
     rows, what = faithfulness, ""
     if isinstance(faithfulness, FaithfulnessResult):
-        columns = {"deletion": "deletion (lower is better)", "insertion": "insertion (higher is better)"}
-        rows = {row["order"]: {title: row[name] for name, title in columns.items()} for row in faithfulness.rows}
+        rows = {row["order"]: {title: row[name] for name, title in COLUMNS.items()} for row in faithfulness.rows}
         targets = ", ".join(dict.fromkeys(faithfulness.targets))
         what = f"Area under the probability of {targets}, {faithfulness.part} removed by {faithfulness.removal!r}"
     try:
