@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.interpret.explore.inputs import prepare
 from zoo.interpret.explore.maps import LayerMaps, MapGroup, captured, number_of
-from zoo.interpret.explore.positions import Part, Positions, Tokens
+from zoo.interpret.explore.positions import Part, Places, Positions, Tokens
 from zoo.interpret.explore.strongest import KEYS
 from zoo.interpret.plot import prediction_titles, rgb
 from zoo.interpret.select_layers import Layers, find_layers, shorten
@@ -158,6 +158,13 @@ def part_values(part: Part) -> dict[str, Any]:
     """The description of a part of the positions."""
     if isinstance(part, Tokens):
         return {"kind": "tokens", "texts": list(part.texts)}
+    if isinstance(part, Places):
+        return {
+            "kind": "places",
+            "texts": list(part.texts),
+            "places": [[rounded(x), rounded(y)] for x, y in part.places],
+            "edges": [list(edge) for edge in part.edges],
+        }
     return {
         "kind": part.kind,
         "image": pixels_uri(part.pixels),

@@ -228,11 +228,11 @@ class Panel {
     this.legend.replaceChildren("0 ", scale, ` ${percent(most)} (by square root)${notes ? `; ${notes}` : ""}`);
   }
 
-  // Arcs from and to tokens: of the active position, or in a short text of all of them.
+  // Arcs from and to tokens, or lines between places: of the active position, or of all of them where they are few.
   showArcs(found, own, view) {
     this.arcs.replaceChildren();
-    const tokens = (side) => side.parts.some((part) => part instanceof TokensView && part.count > 1);
-    if (!tokens(own) && !tokens(view)) return;
+    const has = (side, kind) => side.parts.some((part) => part instanceof kind && part.count > 1);
+    if (![own, view].some((side) => has(side, TokensView) || has(side, PlacesView))) return;
     let links = [];
     if (found) {
       links = found.slice(0, ARCS).filter(([, weight]) => Math.abs(weight) >= 0.01).map(([index, weight]) => [this.active.index, index, weight]);
@@ -245,7 +245,8 @@ class Panel {
     this.arcs.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
     const heavy = Math.max(...links.map(([, , weight]) => Math.abs(weight)), 1e-6);
     this.arcs.innerHTML = links.map(([from, to, weight]) => {  // numbers alone
-      const path = arc(own.anchor(from), view.anchor(to), frame, own !== view);
+      const place = own === view && own.partOf(from) instanceof PlacesView;
+      const path = (place ? line : arc)(own.anchor(from), view.anchor(to), frame, own !== view);
       const opacity = ((found ? 0.25 : 0.1) + 0.6 * Math.abs(weight)).toFixed(2);
       const width = (0.8 + 3 * shareOf(weight, heavy)).toFixed(2);
       return `<path d="${path}" stroke-width="${width}" opacity="${opacity}"${weight < 0 ? ' stroke-dasharray="4 3"' : ""}/>`;
@@ -285,6 +286,12 @@ function arc(from, to, frame, across) {
   if (from === to || (x1 === x2 && y1 === y2)) return `M${x1 - 7},${y1} C${x1 - 12},${y1 - 16} ${x1 + 12},${y1 - 16} ${x1 + 7},${y1}`;
   const rise = Math.min(y1, y2) - Math.min(46, 8 + 0.16 * Math.abs(x2 - x1));
   return `M${x1},${y1} C${x1},${rise} ${x2},${rise} ${x2},${y2}`;
+}
+
+// The path of a straight line between the middles of two boxes.
+function line(from, to, frame) {
+  const middle = (box) => [box.left + box.width / 2 - frame.left, box.top + box.height / 2 - frame.top];
+  return `M${middle(from)} L${middle(to)}`;
 }
 
 class MatrixView {

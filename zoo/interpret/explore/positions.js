@@ -1,7 +1,9 @@
 "use strict";
 
-// The positions of one side of a map: tokens of a text, patches of an image, fields of a spectrogram.
+// The positions of one side of a map: tokens of a text, patches of an image, fields of a spectrogram, nodes of
+// a graph.
 
+const NAMED_PLACES = 80; // places up to which their names are on the page
 const NAMES = new Map([["\n", "↵"], ["\t", "⇥"], ["", "∅"]]);
 
 class PositionsView {
@@ -12,7 +14,8 @@ class PositionsView {
     this.element = element("div", { class: "positions", tabindex: "0", role: "application", "aria-label": label });
     let start = 0;
     for (const part of parts) {
-      const view = part.kind === "tokens" ? new TokensView(part, start) : new PatchesView(part, start);
+      const View = { tokens: TokensView, places: PlacesView }[part.kind] ?? PatchesView;
+      const view = new View(part, start);
       this.parts.push(view);
       this.element.append(view.element);
       start += view.count;
@@ -200,5 +203,70 @@ class PatchesView {
     if (key === "ArrowRight") return 1;
     if (key === "ArrowUp") return row > 0 ? up : this.part.kind === "image" ? -(index - this.start) - 1 : 0;
     return row < this.rows - 1 ? -up : 0;
+  }
+}
+
+// Nodes of a graph with its edges, or points of a cloud.
+class PlacesView {
+  constructor(part, start) {
+    this.start = start;
+    this.texts = part.texts;
+    this.places = part.places;
+    this.count = part.texts.length;
+    const radius = Math.min(2.4, Math.max(0.5, 14 / Math.sqrt(this.count)));
+    const percents = ([x, y]) => [100 * x, 100 * y];
+    const lines = part.edges.map(([from, to]) => {
+      const [[x1, y1], [x2, y2]] = [percents(part.places[from]), percents(part.places[to])];
+      return `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}"/>`;
+    });
+    const circles = part.places.map((place) => `<circle cx="${percents(place)[0]}" cy="${percents(place)[1]}" r="${radius}"/>`);
+    this.element = element("div", { class: "places" });
+    this.element.innerHTML = `<svg viewBox="-3 -3 106 106" aria-hidden="true">${lines.join("")}${circles.join("")}</svg>`; // numbers alone
+    this.circles = [...this.element.querySelectorAll("circle")];
+    this.circles.forEach((circle, i) => (circle.dataset.index = start + i));
+    if (this.count <= NAMED_PLACES) this.circles.forEach((circle, i) => this.name(circle, this.texts[i], radius));
+  }
+
+  name(circle, text, radius) {
+    const label = document.createElementNS("http://www.w3.org/2000/svg", "text");
+    label.setAttribute("x", circle.getAttribute("cx"));
+    label.setAttribute("y", Number(circle.getAttribute("cy")) + 0.35 * radius);
+    label.setAttribute("font-size", radius);
+    label.textContent = text.length > 12 ? "" : text;
+    circle.after(label);
+    circle.label = label;
+  }
+
+  // The nearest place, where it is near.
+  find(event) {
+    const box = this.element.firstChild.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top].map((at, i) => (106 * at) / [box.width, box.height][i] - 3);
+    let [nearest, least] = [null, 16];
+    this.places.forEach((place, i) => {
+      const distance = (100 * place[0] - x) ** 2 + (100 * place[1] - y) ** 2;
+      if (distance < least) [nearest, least] = [this.start + i, distance];
+    });
+    return nearest;
+  }
+
+  label(index) {
+    return this.texts[index - this.start];
+  }
+
+  anchor(index) {
+    return this.circles[index - this.start].getBoundingClientRect();
+  }
+
+  show(weights, most, active) {
+    this.circles.forEach((circle, i) => {
+      const share = shareOf(weights[this.start + i], most);
+      circle.style.fill = share > 0.02 ? css(onPage(share)) : "";
+      if (circle.label) circle.label.style.fill = share > 0.02 ? textOn(share) : "";
+      circle.classList.toggle("active", this.start + i === active);
+    });
+  }
+
+  step(index, key) {
+    return key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
   }
 }

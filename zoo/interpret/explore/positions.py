@@ -1,4 +1,5 @@
-"""What the queries and keys of an attention map are: tokens of a text, patches of an image, times of a clip."""
+"""What the queries and keys of an attention map are: tokens of a text, patches of an image, times of a clip, nodes of a
+graph."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
+
+
+LAYOUT_STEPS = 100  # of the springs between the nodes of a graph
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,29 @@ class Patches:
                        seconds=None if self.seconds is None else self.seconds * part)  # fmt: skip
 
 
-Part = Tokens | Patches
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Positions that are places on a plane: nodes of a graph, atoms of a molecule, points of a cloud.
+
+    Attributes:
+        texts: Names of the places.
+        places: [(x, y)], fractions of the width and of the height, from the left and from the top.
+        edges: [(source, target)], lines between places.
+    """
+
+    texts: tuple[str, ...]
+    places: tuple[tuple[float, float], ...]
+    edges: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def first(self, count: int) -> "Places":
+        edges = tuple(edge for edge in self.edges if max(edge) < count)
+        return Places(self.texts[:count], self.places[:count], edges)
+
+
+Part = Tokens | Patches | Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +123,34 @@ class Positions:
         if isinstance(last, Patches) and not any(isinstance(part, Patches) for part in before):
             return last.grid, sum(map(len, before))
         return None, 0
+
+
+def of_graph(texts: Sequence[str], edges: Tensor) -> Positions:
+    """The nodes of a graph, at places where few edges cross. edges int64 [2, E]."""
+    import networkx  # which torch brings, and which takes 0.2 s
+
+    count = len(texts)
+    pairs = sorted({(min(pair), max(pair)) for pair in edges.T.tolist() if pair[0] != pair[1]})
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(count))
+    graph.add_edges_from(pairs)
+    found = networkx.spring_layout(graph, seed=0, iterations=LAYOUT_STEPS)
+    return Positions((Places(tuple(texts), on_page(torch.tensor([[*found[i]] for i in range(count)])), tuple(pairs)),))
+
+
+def of_points(points: Tensor) -> Positions:
+    """The points of a cloud [N, 3], seen along the axis in which they differ least."""
+    centered = (points - points.mean(0)).double()
+    axes = torch.linalg.svd(centered, full_matrices=False).Vh
+    texts = (f"point {i} at ({', '.join(f'{x:.2f}' for x in point)})" for i, point in enumerate(points.tolist()))
+    return Positions((Places(tuple(texts), on_page(centered @ axes[:2].T)),))
+
+
+def on_page(places: Tensor) -> tuple[tuple[float, float], ...]:
+    """Places [N, 2] as fractions of a square, from its top left corner."""
+    low, high = places.amin(0), places.amax(0)
+    shown = 0.5 + 0.94 * (places - (low + high) / 2) / (high - low).amax().clamp(min=1e-9)
+    return tuple((x, 1 - y) for x, y in shown.tolist())
 
 
 def numbered(count: int, name: str = "") -> Positions:
