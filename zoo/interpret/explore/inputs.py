@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.generate import generate
-from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_spectrogram
+from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_points, of_spectrogram
 from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
@@ -125,6 +125,8 @@ def positions_of(tower: Any, processor: Any, name: str, item: Any, batch: Mappin
     """The positions of a stack that reads one modality. batch: under the names of the tower."""
     if name == "text":
         return of_text(processor, batch["input_ids"], batch.get("attention_mask"))
+    if name == "point_cloud":
+        return of_points(batch["points"][0, :, :3])
     if name == "image":
         return of_image(tower.patches if hasattr(tower, "patches") else tower.tokens, processor.pixels(item))
     if hasattr(tower, "patches"):

@@ -114,8 +114,8 @@ def make_group(tower: str, part: str, prepared: PreparedInputs, max_tokens: int 
         name = CROSS_KEYS.get(tower, "")
         keys = prepared.positions.get(name, unknown).first(max_tokens)
         return MapGroup(f"{side} to {name or 'other states'}", own, keys, False)
-    name = part.partition(".")[0]  # attention pooling, such as image.head.mixer
-    keys = prepared.positions.get("encoder" if name == "pooler" else name, unknown)
+    name = part.partition(".")[0]  # attention pooling, such as image.head.mixer, or to induced points
+    keys = prepared.positions.get("encoder" if name == "pooler" else name, prepared.positions.get("", unknown))
     return MapGroup(part, unknown, keys.first(max_tokens), False)
 
 
@@ -133,7 +133,8 @@ def fitted(group: MapGroup) -> MapGroup:
     maps = group.layers[0].maps
     queries = group.queries if len(group.queries) == maps.queries else numbered(maps.queries)
     keys = group.keys if len(group.keys) == maps.keys else numbered(maps.keys)
-    return MapGroup(group.name, queries, queries if group.same else keys, group.same, group.layers)
+    same = group.same and maps.queries == maps.keys  # the points of a set attend to fewer, induced points
+    return MapGroup(group.name, queries, queries if same else keys, same, group.layers)
 
 
 def head_numbers(module: Any, heads: int | Sequence[int] | None) -> list[int]:
