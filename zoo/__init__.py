@@ -34,6 +34,7 @@ _WHERE = {
     "search": "retrieval.search",
     "zero_shot": "retrieval.zero_shot",
     "capture": "interpret.capture",
+    "Graph": "preprocessing.graph",
     "intervene": "interpret.intervene",
     "ablate": "interpret.intervene",
     "patch": "interpret.intervene",

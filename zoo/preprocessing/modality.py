@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io, display, image_io, point_cloud_io
+from zoo.preprocessing import audio_io, display, graph_files, image_io, point_cloud_io
+from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
+from zoo.preprocessing.graph_picture import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
@@ -107,6 +109,11 @@ def _input_values(config: Any, generator: torch.Generator) -> Tensor:
         return torch.randn(2, config.mel_bins, config.frames, generator=generator)
     shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
     return torch.randn(2, *shape, generator=generator)
+
+
+def _node_features(config: Any, generator: torch.Generator) -> Tensor:
+    """Of two graphs with eight nodes each."""
+    return torch.randn(16, config.in_features, generator=generator)
 
 
 def _describe_audio(config: Any) -> str:
@@ -234,6 +241,24 @@ MODALITIES: dict[str, Modality] = {
         processors={"point_cloud": PointCloudProcessor},
         processor="zoo.preprocessing.point_cloud.PointCloudProcessor(...)",
         sample="cloud.ply",
+    ),
+    "graph": Modality(
+        name="graph",
+        plural="graphs",
+        family="graph",
+        inputs={name: name for name in ("node_features", "edge_index", "edge_features", "graph_sizes")},
+        argument="graphs",
+        suffixes=graph_files.SUFFIXES,
+        unnamed="a graph",
+        is_item=is_graph,
+        load=load_graph,
+        example=_node_features,
+        describe=lambda config: f"any number of nodes of {config.in_features} numbers",
+        html=graph_html,
+        plot=plot_graph,
+        processors={"graph": GraphProcessor},
+        processor="zoo.preprocessing.graph.GraphProcessor(...)",
+        sample="graph.npz",
     ),
 }  # fmt: skip
 

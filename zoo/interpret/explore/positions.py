@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
-
-
-LAYOUT_STEPS = 100  # of the springs between the nodes of a graph
+from zoo.preprocessing.graph_picture import layout
 
 
 @dataclass(frozen=True)
@@ -127,15 +125,8 @@ class Positions:
 
 def of_graph(texts: Sequence[str], edges: Tensor) -> Positions:
     """The nodes of a graph, at places where few edges cross. edges int64 [2, E]."""
-    import networkx  # which torch brings, and which takes 0.2 s
-
-    count = len(texts)
     pairs = sorted({(min(pair), max(pair)) for pair in edges.T.tolist() if pair[0] != pair[1]})
-    graph = networkx.Graph()
-    graph.add_nodes_from(range(count))
-    graph.add_edges_from(pairs)
-    found = networkx.spring_layout(graph, seed=0, iterations=LAYOUT_STEPS)
-    return Positions((Places(tuple(texts), on_page(torch.tensor([[*found[i]] for i in range(count)])), tuple(pairs)),))
+    return Positions((Places(tuple(texts), on_page(layout(len(texts), edges)), tuple(pairs)),))
 
 
 def of_points(points: Tensor) -> Positions:

@@ -1,0 +1,132 @@
+"""Files of graphs: NPZ, and folders with nodes.csv and edges.csv. They give the fields of a `Graph`."""
+
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from zoo.utils.errors import LoadError
+
+SUFFIXES = (".npz",)
+NODES, EDGES = "nodes.csv", "edges.csv"
+# Names of arrays, those of torch_geometric among them: {ours: theirs}.
+ARRAYS = {
+    "node_features": ("node_features", "x"),
+    "edge_index": ("edge_index",),
+    "edge_features": ("edge_features", "edge_attr"),
+    "labels": ("labels", "y"),
+    "names": ("names",),
+}
+PARTS = ("train", "val", "test")
+ID, SOURCE, TARGET, LABEL, PART = "id", "source", "target", "label", "part"
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The fields of a `Graph` of a file or folder, see `read_npz` and `read_csv`. Raises LoadError naming it."""
+    path = Path(path)
+    if path.is_dir():
+        return read_csv(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise LoadError(f"{path} has an unknown file type: expected a graph in an .npz file, or a folder with "
+                        f"{NODES} and {EDGES}")  # fmt: skip
+    return read_npz(path)
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """The graph of an NPZ file: arrays x [N, F] and edge_index [2, E]; optional edge_attr [E, D], y [N] (classes of the
+    nodes), names [N], and train, val, test (numbers of the nodes of each part, or bool [N]). Pickled objects are
+    refused."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, BadZipFile) as error:
+        raise LoadError(f"{path} cannot be read as arrays of numbers: {error}") from None
+    found = {ours: arrays[name] for ours, names in ARRAYS.items() for name in names if name in arrays}
+    for name in ("node_features", "edge_index"):
+        if name not in found:
+            expected = " or ".join(ARRAYS[name])
+            raise LoadError(f"{path} has no array {expected}; it has {', '.join(arrays) or 'none'}")
+    parts = {name: arrays[name] for name in PARTS if name in arrays}
+    return {**found, **({"parts": parts} if parts else {})}
+
+
+def read_csv(folder: Path) -> dict[str, Any]:
+    """The graph of a folder: nodes.csv with the columns id, optional label (a whole number, or empty) and part (train,
+    val, test or empty), and every other column a feature; edges.csv with the columns source and target (ids of nodes),
+    and every other column a feature. Raises LoadError naming the file and the row."""
+    nodes, edges = (_table(folder / name) for name in (NODES, EDGES))
+    for file, table, needed in ((NODES, nodes, (ID,)), (EDGES, edges, (SOURCE, TARGET))):
+        for name in needed:
+            if name not in table:
+                raise LoadError(f"{folder / file} has no column {name!r}; it has {', '.join(table) or 'none'}")
+    ids = nodes[ID]
+    number = {name: i for i, name in enumerate(ids)}
+    if len(number) != len(ids):
+        twice = next(name for i, name in enumerate(ids) if number[name] != i)
+        raise LoadError(f"{folder / NODES}: the id {twice!r} is there twice")
+    pairs = []
+    for row, pair in enumerate(zip(edges[SOURCE], edges[TARGET]), 2):
+        for name in pair:
+            if name not in number:
+                raise LoadError(f"{folder / EDGES}, row {row}: there is no node {name!r} in {NODES}")
+        pairs.append([number[name] for name in pair])
+    features = _numbers(folder / NODES, nodes, (ID, LABEL, PART))
+    if features is None:
+        raise LoadError(f"{folder / NODES} has no column of features: expected at least one beside {ID}, {LABEL} and "
+                        f"{PART}")  # fmt: skip
+    found: dict[str, Any] = {
+        "node_features": features,
+        "edge_index": np.array(pairs, dtype=np.int64).reshape(-1, 2).T,
+        "edge_features": _numbers(folder / EDGES, edges, (SOURCE, TARGET)),
+        "names": tuple(ids),
+    }
+    if LABEL in nodes:
+        found["labels"] = np.array([_label(folder, row, text) for row, text in enumerate(nodes[LABEL], 2)])
+    if PART in nodes:
+        for row, text in enumerate(nodes[PART], 2):
+            if text and text not in PARTS:
+                raise LoadError(f"{folder / NODES}, row {row}: part {text!r}: expected {', '.join(PARTS)}, or nothing")
+        found["parts"] = {name: np.array([text == name for text in nodes[PART]]) for name in PARTS}
+    return found
+
+
+def _table(path: Path) -> dict[str, list[str]]:
+    """The columns of a CSV file, as texts."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if not path.exists():
+        raise LoadError(f"there is no {path}: a graph in CSV is a folder with {NODES} and {EDGES}")
+    try:
+        names = csv.open_csv(path).schema.names
+        texts = csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False)
+        table = csv.read_csv(path, convert_options=texts)
+        return {name: table[name].to_pylist() for name in names}
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise LoadError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _numbers(path: Path, table: dict[str, list[str]], others: tuple[str, ...]) -> np.ndarray | None:
+    """The other columns as float32 [rows, columns]; None without any."""
+    columns = []
+    for name in table:
+        if name in others:
+            continue
+        values = np.empty(len(table[name]), dtype=np.float32)
+        for i, text in enumerate(table[name]):
+            try:
+                values[i] = float(text)
+            except ValueError:
+                raise LoadError(f"{path}, row {i + 2}: column {name!r} has {text!r}, expected a number") from None
+        columns.append(values)
+    return np.stack(columns, 1) if columns else None
+
+
+def _label(folder: Path, row: int, text: str) -> int:
+    try:
+        return int(text) if text else -1
+    except ValueError:
+        raise LoadError(f"{folder / NODES}, row {row}: label {text!r}: expected a whole number, or nothing") from None

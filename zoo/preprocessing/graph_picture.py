@@ -1,0 +1,60 @@
+"""Pictures of graphs: places of the nodes, and the graph in HTML and with matplotlib."""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.preprocessing.graph import Graph, load_graph
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = 300  # nodes in a picture
+LAYOUT_STEPS = 100
+
+
+def layout(nodes: int, edges: Tensor) -> Tensor:
+    """Places of nodes [N, 2] within 0 .. 1, near each other where an edge of edges [2, E] joins them (Fruchterman and
+    Reingold 1991, by networkx)."""
+    import networkx  # which torch brings; it takes 0.2 s
+
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(nodes))
+    graph.add_edges_from(edges.T.tolist())
+    found = networkx.spring_layout(graph, seed=0, iterations=LAYOUT_STEPS)
+    places = torch.tensor([[*map(float, found[i])] for i in range(nodes)])
+    low, high = places.amin(0), places.amax(0)
+    return (places - low) / (high - low).clamp(min=1e-9)
+
+
+def shown_part(item: Any) -> tuple[Graph, Tensor]:
+    """(the first nodes of a graph with the edges between them, their places)."""
+    graph = load_graph(item)
+    if graph.num_nodes > SHOWN:
+        graph = graph.subgraph(torch.arange(graph.num_nodes) < SHOWN)
+    return graph, layout(graph.num_nodes, graph.edge_index)
+
+
+def graph_html(item: Any, alt: str) -> str:
+    """An SVG of the graph, of a large one of its first nodes."""
+    graph, places = shown_part(item)
+    x, y = (10 + 180 * places).T.tolist()
+    lines = "".join(f'<line x1="{x[a]:.1f}" y1="{y[a]:.1f}" x2="{x[b]:.1f}" y2="{y[b]:.1f}" stroke="#9aa3af"/>'
+                    for a, b in graph.edge_index.T.tolist() if a != b)  # fmt: skip
+    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#35508a"/>' for a, b in zip(x, y))
+    label = html.escape(alt, quote=True)
+    return f'<svg role="img" aria-label="{label}" viewBox="0 0 200 200" width="200" height="200">{lines}{dots}</svg>'
+
+
+def plot_graph(axes: "Axes", item: Any) -> None:
+    """Plot the graph, of a large one its first nodes, colored by class where they are known."""
+    graph, places = shown_part(item)
+    for a, b in graph.edge_index.T.tolist():
+        axes.plot(*places[[a, b]].T.tolist(), color="#9aa3af", linewidth=0.6, zorder=1)
+    colors: Any = "#35508a" if graph.labels is None else graph.labels.tolist()
+    x, y = places.T.tolist()
+    axes.scatter(x, y, c=colors, cmap=None if graph.labels is None else "tab10", s=14, zorder=2)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
