@@ -185,7 +185,7 @@ class Layout:
         self.shape = (0, 0)
         self.start: int | None = 0
         self.decodes = False
-        self.context = Context()
+        self.context = self.outer = Context()
         self.shapes: Any = weakref.WeakKeyDictionary()  # of Groups: a recomputed block has those of its forward pass
 
     @contextmanager
@@ -194,8 +194,13 @@ class Layout:
         modules = dict(model.named_modules())
         paths = dict.fromkeys(path for name in names for path in prefixes(name) if path in modules)
         hooks: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
-        for module in map(modules.__getitem__, paths):
+        for path in paths:
+            module = modules[path]
             register = partial(module.register_forward_pre_hook, with_kwargs=True)
+            inner = any(isinstance(modules[outer], Attention) for outer in prefixes(path)[:-1])
+            if isinstance(module, Block) and inner:  # the attention that it is a part of goes on with its own context
+                hooks.append((register, self.enter_inner))
+                hooks.append((module.register_forward_hook, self.leave_inner))
             if isinstance(module, Stack):
                 hooks.append((register, self.enter_stack))
             elif isinstance(module, WITH_CONTEXT):
@@ -216,6 +221,12 @@ class Layout:
         self.context = context
         if context.groups is not None and context.groups not in self.shapes:
             self.shapes[context.groups] = self.shape
+
+    def enter_inner(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.outer = self.context
+
+    def leave_inner(self, block: nn.Module, args: tuple, output: Any) -> None:
+        self.context = self.outer
 
     def shape_of(self, groups: Groups) -> tuple[int, int]:
         """Rows and tokens of a packed batch."""

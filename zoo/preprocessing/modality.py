@@ -132,7 +132,7 @@ def _is_clip(item: Any) -> bool:
 
 
 def _is_image(item: Any) -> bool:
-    """A PIL image, an array or a tensor that is no point cloud."""
+    """A PIL image, an array or a tensor, but not a point cloud."""
     is_array = hasattr(item, "shape") and not isinstance(item, str | Path)
     return hasattr(item, "convert") or (is_array and not is_cloud(item))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     PointCloudInput = str | Path | Tensor | np.ndarray
 
-SHOWN = 800  # points in a picture
+SHOWN = 800  # points of an image
 MAX_FEATURES = 64
 
 

@@ -137,7 +137,7 @@ def read_ply(path: Path, features: Sequence[str] = ()) -> np.ndarray:
 def read_header(file: BinaryIO, path: Path) -> tuple[str, list[Element]]:
     """(byte order of numpy, "" for ascii; the elements in the order of the file)."""
     if file.readline(16).strip() != b"ply":
-        raise LoadError(f"{path} is no PLY file: its first line is not 'ply'")
+        raise LoadError(f"{path} is not a PLY file: its first line is not 'ply'")
     order, elements = None, list[Element]()
     for _ in range(HEADER_LINES):
         line = file.readline(4096)

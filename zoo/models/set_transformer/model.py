@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.models.family import Family
 from zoo.models.point_cloud import PointCloudConfig, PointCloudModel
 from zoo.models.set_transformer.blocks import SeedPooling, check_no_mixer, encoder_block
+from zoo.models.set_transformer.mapping import TORCH_GEOMETRIC
 from zoo.nn.frontends.points import PointEmbedding
 from zoo.nn.heads import TokenClassificationHead
 from zoo.nn.lengths import AnyLengths
@@ -82,4 +83,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "set_transformer_base": dict(width=256, depth=4, heads=8, seeds=4, decoder_depth=1),
 }
 
-FAMILY = Family("set_transformer", SetTransformer, SetTransformerConfig, "point_cloud", VARIANTS)
+FAMILY = Family(
+    "set_transformer",
+    SetTransformer,
+    SetTransformerConfig,
+    "point_cloud",
+    VARIANTS,
+    {},
+    {"torch_geometric": TORCH_GEOMETRIC},
+)
