@@ -227,6 +227,13 @@ ROWS = {
         more=GROUPS | {"first end": dict(pool="eos"), "siglip": dict(causal=False, pool="last", act="gelu_tanh")},
         counts={"clip_text_base": 63_165_952},
     ),
+    "point_transformer": Row(
+        "point_transformer_tiny",
+        TINY | dict(stages=(), neighbors=4),
+        clouds,
+        kinds=("softmax", "additive", None),
+        more=GROUPS | {"as published": dict(mlp_dim=0, pair_dim=24, qkv_bias=True), "dots": dict(attention="softmax")},
+    ),
     "set_transformer": Row(
         "set_transformer_tiny",
         TINY | dict(induced_points=5),

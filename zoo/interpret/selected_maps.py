@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.nn.core import Core
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
+from zoo.nn.neighbors import NeighborMask
 from zoo.nn.position_biases import as_bias
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
 from zoo.nn.sparse_attention import (
@@ -145,11 +146,14 @@ class SelectedMask(Mask):
         return replace(self, inner=self.inner & other)
 
     def parts(self) -> tuple[Mask, ...]:
-        """The parts; a PaddingMask has rows to select, other masks that cores recognize are the same for all rows."""
-        return tuple(
-            PaddingMask(select(part.keep, 0, self.rows)) if isinstance(part, PaddingMask) else part  # type: ignore[arg-type]
-            for part in self.inner.parts()
-        )
+        """The parts; of masks that cores recognize, padding and neighbors differ between rows."""
+        return tuple(map(self.part, self.inner.parts()))
+
+    def part(self, part: Mask) -> Mask:
+        """One part for the selected rows."""
+        if isinstance(part, PaddingMask):
+            return PaddingMask(select(part.keep, 0, self.rows))  # type: ignore[arg-type]
+        return part.select_rows(self.rows) if isinstance(part, NeighborMask) and self.rows is not None else part
 
     def hides_nothing(self, queries: int, keys: int) -> bool:
         return self.inner.hides_nothing(queries, keys)

@@ -10,6 +10,9 @@ from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.nn.frontends.points import PointEmbedding
 from zoo.nn.lengths import AnyLengths, Lengths
+from zoo.nn.masks import NO_MASK
+from zoo.nn.mixers.base import MIXERS
+from zoo.nn.registry import for_layer, resolve
 from zoo.nn.stack import Stack
 from zoo.preprocessing.point_cloud import PointCloudProcessor
 
@@ -109,3 +112,24 @@ class PointCloudModel(Model):
         x, keep = self.encode_points(points, attention_mask, lengths)
         y: Tensor = x if self.head is None else self.head(x, keep)
         return y
+
+
+def check_unordered(attention: Any, kind: Any) -> None:
+    """Raise ValueError for an attention kind whose outputs depend on the order of the points."""
+    if attention.gate is not None or attention.core.pattern != NO_MASK:
+        raise ValueError(
+            f"attention={kind!r} depends on the order of its tokens, and points of a set have none: choose 'softmax', "
+            "'additive', 'linear', 'performer' or another kind without a pattern or gates"
+        )
+
+
+def check_no_mixer(config: Any) -> None:
+    """Raise ValueError for a mixer: unknown ones by their names, others as they read tokens in their order."""
+    for layer in range(config.depth):
+        kind = for_layer(config.mixer, layer, config.depth)
+        if kind is not None and kind != "attention":
+            resolve(kind, MIXERS)
+            raise ValueError(
+                f"mixer={kind!r} reads tokens in their order, and points of a set have none: omit mixer=, and choose "
+                "among the kinds of attention="
+            )

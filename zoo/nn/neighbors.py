@@ -1,7 +1,12 @@
 """Neighbors and samples of points in space, for each cloud of a batch by itself."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
+
+from zoo.nn.index_functions import Index
+from zoo.nn.masks import Mask
 
 PAIRS = 1 << 22  # distances that are computed at once
 
@@ -56,3 +61,48 @@ def farthest_points(points: Tensor, count: int, keep: Tensor | None = None) -> T
             distances = (points - points[rows, index][:, None]).square().sum(-1)
             nearest = distances if number == 0 else torch.minimum(nearest, distances)
     return torch.stack(chosen, 1)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """The rows x[b, index[b]] of x [B, N, D], index [B, ...] -> [B, ..., D]."""
+    rows, size = x.shape[:2]
+    shift = torch.arange(rows, device=x.device).view(-1, *[1] * (index.ndim - 1)) * size
+    return x.flatten(0, 1).index_select(0, (index + shift).flatten()).view(*index.shape, x.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborMask(Mask):
+    """Each point attends to its neighbors: index [B, N, K], their numbers, and real [B, N, K], True where there is one;
+    None: everywhere. offsets [B, N, K, 3]: from the neighbors to the point."""
+
+    index: Tensor = field(repr=False)
+    real: Tensor | None = field(repr=False)
+    offsets: Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, places: Tensor, count: int, keep: Tensor | None = None) -> "NeighborMask":
+        """The `count` nearest real points of each point, itself among them; padding has none. places [B, N, 3], keep
+        [B, N]: True at real points."""
+        index = nearest_neighbors(places, places, count, keep)
+        real = None if keep is None else take(keep[..., None], index)[..., 0] & keep[..., None]
+        return cls(index, real, places[:, :, None] - take(places, index))
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        return self.index.shape[0]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Values of the pairs [B, ..., N, K] as a matrix [B, ..., N, N], zeros at other pairs."""
+        index = self.index.view(len(self.index), *[1] * (values.ndim - 3), *self.index.shape[1:]).expand_as(values)
+        return values.new_zeros(*values.shape[:-1], self.index.shape[1]).scatter(-1, index, values)
+
+    def dense(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:
+        allowed = torch.ones_like(self.index, dtype=torch.bool) if self.real is None else self.real
+        return self.scatter(allowed)[:, None, -queries:]
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return self.dense(self.index.shape[1], self.index.shape[1])[b, h * 0, q, k]
+
+    def select_rows(self, rows: list[int]) -> "NeighborMask":
+        """The mask of some rows of the batch."""
+        return NeighborMask(self.index[rows], None if self.real is None else self.real[rows], self.offsets[rows])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.models.point_cloud import check_unordered
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
 from zoo.nn.block_config import BlockConfig
@@ -22,10 +23,9 @@ from zoo.nn.context import Context
 from zoo.nn.core import CoreSpec
 from zoo.nn.init import Initializer, trunc_normal_
 from zoo.nn.kv_cache import LayerState
-from zoo.nn.masks import NO_MASK, MaskView, PaddingMask
-from zoo.nn.mixers.base import MIXERS
+from zoo.nn.masks import MaskView, PaddingMask
 from zoo.nn.mlp import MLP, activation
-from zoo.nn.registry import for_layer, resolve
+from zoo.nn.registry import for_layer
 from zoo.nn.stack import Stack
 
 
@@ -158,24 +158,3 @@ def encoder_block(config: Any, layer: int) -> Block:
         block = make_block(c, layer, c.depth, InducedSetAttention, induced=inner, count=c.induced_points)
     check_unordered(block.mixer, for_layer(c.attention, layer, c.depth))
     return block
-
-
-def check_unordered(attention: Any, kind: Any) -> None:
-    """Raise ValueError for an attention kind whose outputs depend on the order of the points."""
-    if attention.gate is not None or attention.core.pattern != NO_MASK:
-        raise ValueError(
-            f"attention={kind!r} depends on the order of its tokens, and points of a set have none: choose 'softmax', "
-            "'additive', 'linear', 'performer' or another kind without a pattern or gates"
-        )
-
-
-def check_no_mixer(config: Any) -> None:
-    """Raise ValueError for a mixer: unknown ones by their names, others as they read tokens in their order."""
-    for layer in range(config.depth):
-        kind = for_layer(config.mixer, layer, config.depth)
-        if kind is not None and kind != "attention":
-            resolve(kind, MIXERS)
-            raise ValueError(
-                f"mixer={kind!r} reads tokens in their order, and points of a set have none: omit mixer=, and choose "
-                "among the kinds of attention="
-            )

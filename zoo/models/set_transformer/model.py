@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from zoo.models.family import Family
-from zoo.models.point_cloud import PointCloudConfig, PointCloudModel
-from zoo.models.set_transformer.blocks import SeedPooling, check_no_mixer, encoder_block
+from zoo.models.point_cloud import PointCloudConfig, PointCloudModel, check_no_mixer
+from zoo.models.set_transformer.blocks import SeedPooling, encoder_block
 from zoo.models.set_transformer.mapping import TORCH_GEOMETRIC
 from zoo.nn.frontends.points import PointEmbedding
 from zoo.nn.heads import TokenClassificationHead
