@@ -48,15 +48,16 @@ class EvoformerBlock(nn.Module):
         self, msa: Tensor, pair: Tensor, masks: Masks = (None, None), chunks: Chunks = WHOLE
     ) -> tuple[Tensor, Tensor]:
         keep, keep_pair = masks
+        own = Chunks(chunks.size, inplace=not torch.is_grad_enabled())  # for what this block has computed
         msa = self.row_attention(msa, pair, keep, chunks=chunks)
-        msa = self.column_attention(msa, keep, chunks=chunks)
-        msa = self.msa_transition(msa, chunks=chunks)
+        msa = self.column_attention(msa, keep, chunks=own)
+        msa = self.msa_transition(msa, chunks=own)
         pair = self.outer_product_mean(pair, msa, keep, chunks=chunks)
-        pair = self.triangle_outgoing(pair, keep_pair, chunks=chunks)
-        pair = self.triangle_incoming(pair, keep_pair, chunks=chunks)
-        pair = self.triangle_starting(pair, keep_pair, chunks=chunks)
-        pair = self.triangle_ending(pair, keep_pair, chunks=chunks)
-        return msa, self.pair_transition(pair, chunks=chunks)
+        pair = self.triangle_outgoing(pair, keep_pair, chunks=own)
+        pair = self.triangle_incoming(pair, keep_pair, chunks=own)
+        pair = self.triangle_starting(pair, keep_pair, chunks=own)
+        pair = self.triangle_ending(pair, keep_pair, chunks=own)
+        return msa, self.pair_transition(pair, chunks=own)
 
 
 class EvoformerStack(nn.ModuleList):
