@@ -72,7 +72,7 @@ def read_records(path: str | Path) -> list[ProteinRecord]:
         records.append(ProteinRecord(name=last.name, description=last.description, sequence=sequence, line=last.line))
         parts.clear()
 
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         text = line.strip()
         if text.startswith(">"):
             close()
@@ -134,7 +134,8 @@ def is_fasta(name: str | Path) -> bool:
     return str(name).lower().endswith(SUFFIXES)
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, plain or compressed with gzip. Raises DataError for a damaged one."""
     raw = path.read_bytes()
     try:
         raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw

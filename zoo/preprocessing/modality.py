@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io, display, graph_files, image_io, point_cloud_io
+from zoo.preprocessing import alignment, audio_io, display, graph_files, image_io, point_cloud_io
+from zoo.preprocessing.alignment_processor import (
+    AlignmentProcessor,
+    alignment_html,
+    load_alignment,
+    plot_alignment,
+)
 from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
 from zoo.preprocessing.graph_picture import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
@@ -141,6 +147,11 @@ def _points(config: Any, generator: torch.Generator) -> Tensor:
     return torch.randn(2, 24, config.in_features, generator=generator)
 
 
+def _alignments(config: Any, generator: torch.Generator) -> Tensor:
+    """Two alignments of five sequences of twelve residues."""
+    return torch.randint(config.vocab_size, (2, 5, 12), generator=generator)
+
+
 MODALITIES: dict[str, Modality] = {
     "image": Modality(
         name="image",
@@ -259,6 +270,24 @@ MODALITIES: dict[str, Modality] = {
         processors={"graph": GraphProcessor},
         processor="zoo.preprocessing.graph.GraphProcessor(...)",
         sample="graph.npz",
+    ),
+    "alignment": Modality(
+        name="alignment",
+        plural="alignments",
+        family="alignment",
+        inputs={"msa": "msa", "msa_mask": "msa_mask", "attention_mask": "msa_attention_mask"},
+        argument="alignments",
+        suffixes=alignment.SUFFIXES,
+        unnamed="an alignment",
+        is_item=lambda item: isinstance(item, alignment.Alignment),
+        load=load_alignment,
+        example=_alignments,
+        describe=lambda config: "alignments of any number of sequences and residues",
+        html=alignment_html,
+        plot=plot_alignment,
+        processors={"alignment": AlignmentProcessor},
+        processor="zoo.preprocessing.alignment_processor.AlignmentProcessor()",
+        sample="family.a3m",
     ),
 }  # fmt: skip
 

@@ -12,12 +12,12 @@ Array = np.ndarray
 HELIX, STRAND = "helix", "strand"
 MAX_DEGREE = 4  # contacts of a residue beyond its own helix
 LONG_RANGE = 12  # residues between partners that a map has enough of
-_TRIES = 200
+_TRIES = 1000
 _LENGTHS = {HELIX: (7, 13), STRAND: (4, 8)}  # residues of a segment, from and below
 
 
 def make_contact_map(rng: np.random.Generator, length: int) -> Array:
-    """A symmetric map, bool [length, length], with at least length / 3 contacts of residues 12 or more apart.
+    """A symmetric map, bool [length, length], with at least length / 4 contacts of residues 12 or more apart.
 
     Pairs with |i - j| < 4 are no contacts. Raises ValueError for a length below 24, which has no room for them.
     """
@@ -25,7 +25,7 @@ def make_contact_map(rng: np.random.Generator, length: int) -> Array:
         raise ValueError(f"length={length}: expected at least 24 residues, for contacts that are 12 or more apart")
     for _ in range(_TRIES):
         contacts = _one_map(rng, length)
-        if long_range_contacts(contacts) >= length / 3:
+        if long_range_contacts(contacts) >= length / 4:
             return contacts
     raise ValueError(f"length={length}: no map with enough contacts was found in {_TRIES} tries")
 

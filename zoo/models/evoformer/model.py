@@ -20,6 +20,7 @@ from zoo.nn.core import check_positive
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.recurrent_core import RecurrentCore
 from zoo.nn.registry import CORES, for_layer, resolve
+from zoo.preprocessing.alignment_processor import AlignmentProcessor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,10 @@ class Evoformer(Model):
     def make_head(self) -> nn.Module | None:
         c = self.config
         return None if c.head is None else ContactHead(c.pair_width, c.norm_eps)
+
+    def default_preprocess(self) -> AlignmentProcessor:
+        """Takes up to 128 sequences of an alignment."""
+        return AlignmentProcessor()
 
     def set_checkpointing(self, enabled: bool = True) -> None:
         """Turn gradient checkpointing on or off: activations are recomputed in the backward pass."""
