@@ -94,7 +94,7 @@ def test_swapped_lines_are_found(tmp_path):
     active = set(lines_for(TABLE, own))
     used = [i for i, row in enumerate(rows) if active.intersection(lines_for(" = ".join(row), own))]
     tried = 0
-    for one, two in islice(combinations(used, 2), 0, None, 4):
+    for one, two in islice(combinations(used, 2), 0, None, 2):
         swapped = [list(row) for row in rows]
         swapped[one][1], swapped[two][1] = rows[two][1], rows[one][1]
         try:
@@ -104,7 +104,7 @@ def test_swapped_lines_are_found(tmp_path):
         tried += 1
         model.load_state_dict(tensors)
         assert error(model(**batch), expected) > 1e-4, (rows[one], rows[two])
-    assert tried > 10
+    assert tried > 10, tried
 
 
 @pytest.mark.parametrize("induced", [None, 4])
