@@ -79,6 +79,13 @@ _HOME = {
     "ImageDataModule": "zoo.data.image.datamodule",
     "UnlabeledImageSettings": "zoo.data.unlabeled_config",
     "load_unlabeled_images": "zoo.data.image.unlabeled",
+    "PointCloudDataSettings": "zoo.data.point_cloud_config",
+    "PointCloudAugmentSettings": "zoo.data.point_cloud_config",
+    "PointCloudDataset": "zoo.data.point_cloud.dataset",
+    "PointCloudSplits": "zoo.data.point_cloud.dataset",
+    "PointCloudDataModule": "zoo.data.point_cloud.datamodule",
+    "load_point_clouds": "zoo.data.point_cloud.load",
+    "make_point_clouds": "zoo.data.synthetic.point_clouds",
     "KeyedBatches": "zoo.data.keyed_batches",
     "Splits": "zoo.data.splits",
 }

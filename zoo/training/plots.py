@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from zoo.data.image.datamodule import ImageDataModule
@@ -48,12 +49,15 @@ def save_plots(run: "Run", task: Any, result: "Result", extra: Mapping[str, Plot
 
 
 def sample(run: "Run", task: Any, result: "Result") -> "Figure | None":
-    """Save the first test image or audio clip as a file, to try the model on; returns no figure."""
+    """Save the first test image, audio clip or point cloud as a file, to try the model on; returns no figure."""
     assert run.folder is not None
     data: Any = getattr(task.trainer, "datamodule", None)
     if hasattr(data, "first_clip"):
         wave, sampling_rate = data.first_clip()
         soundfile().write(run.folder.path / "sample.wav", wave.numpy(), sampling_rate)
+        return None
+    if hasattr(data, "first_cloud"):
+        np.save(run.folder.path / "sample.npy", data.first_cloud().numpy())
         return None
     if isinstance(data, ImageDataModule):
         from PIL import Image

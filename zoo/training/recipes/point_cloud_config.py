@@ -1,0 +1,15 @@
+"""Options of the recipe for point clouds. Torch-free, because `--help` reads this file."""
+
+from dataclasses import dataclass, field
+
+from zoo.data.point_cloud_config import PointCloudDataSettings
+from zoo.tasks.config import WeightedClassificationSettings
+from zoo.training.config import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointCloudSettings(RunSettings):
+    """Settings of the classification of point clouds."""
+
+    data: PointCloudDataSettings = field(default_factory=PointCloudDataSettings)
+    task: WeightedClassificationSettings = field(default_factory=WeightedClassificationSettings)
