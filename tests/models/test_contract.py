@@ -120,6 +120,7 @@ ROWS = {
     "roberta": Row("roberta_small", TEXT, texts, counts={"roberta_base": 124_697_433}),
     "distilbert": Row("distilbert_small", TEXT, texts, counts={"distilbert_base": 66_985_530}),
     "modernbert": Row("modernbert_tiny", TEXT, texts),
+    "esm": Row("esm2_t6_8m", TEXT, texts, more=GROUPS | {"absolute positions": dict(rope=None, embedding_norm=True)}),
     "longformer": Row(
         "longformer_nano",
         TEXT | dict(attention_window=4),

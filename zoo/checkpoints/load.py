@@ -31,7 +31,7 @@ from zoo.checkpoints.overrides import fit_overrides
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport, float16_notes
-from zoo.models.mapping.tensor_values import aligned, to_one_float_type
+from zoo.models.mapping.tensor_values import aligned, is_cast, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, with_overrides
 from zoo.nn.init import initialize
@@ -327,7 +327,7 @@ def _assign(
 ) -> Model:
     """The model with the tensors assigned, and the tensors that the file does not have initialized."""
     if dtype is not None:
-        tensors = {name: _cast(tensor, dtype) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(dtype) if is_cast(name, tensor) else tensor for name, tensor in tensors.items()}
     tensors = {name: aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
     model = with_custom_values(model, fresh)
@@ -335,7 +335,7 @@ def _assign(
     state = model.state_dict()
     for name in fresh:
         blank = torch.empty_like(state[name], device=device) if state[name].is_meta else state[name].to(device)
-        tensors[name] = _cast(blank, usual)
+        tensors[name] = blank.to(usual) if is_cast(name, blank) else blank
     tied = tied_names(model)
     model.load_state_dict(tensors | {name: tensors[other] for name, other in tied.items()}, assign=True)
     tie(model, tied)
@@ -343,10 +343,6 @@ def _assign(
         initialize(model, 0, only=fresh)
     check_buffers(model)
     return model
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _set_metadata(model: Model, checkpoint: Checkpoint, labels: list[str] | None, report: LoadReport) -> None:

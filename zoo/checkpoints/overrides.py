@@ -19,7 +19,7 @@ def fit_overrides(tensors: dict[str, Tensor], report: LoadReport, before: Model,
     tied = tied_names(model)
     report.dropped += [name for name in tied if tensors.pop(name, None) is not None]  # an override ties them
     unfit = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
-    absent = own.keys() - tied.keys() - (tensors.keys() - unfit)
+    absent = own.keys() - tied.keys() - (tensors.keys() - unfit) - set(report.initialized)  # which a file may lack
     odd = [name for name in {**own, **tensors} if name in unfit or name in absent]
     if unexplained := [name for name in odd if not _is_explained(name, before.config, model.config)]:
         mismatches = [_mismatch(name, own.get(name), tensors.get(name)) for name in unexplained[:8]]

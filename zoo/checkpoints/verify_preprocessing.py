@@ -14,6 +14,7 @@ from zoo.models.example_batch import example_batch
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.multimodal import MultimodalProcessor
+from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.text import Text, TextProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.preprocessing.whisper import WhisperProcessor
@@ -24,6 +25,7 @@ TEXTS = (
     "short",
     " two   spaces,\ttabs\nand lines 🙂 漢字 &amp; <b>",
 )
+PROTEINS = ("MKTAYIAKQRQISFVKSHFSRQ", "MX<mask>BZUO-.", "GA", " M K T\nA Y")
 # Gray levels by which pixels may differ: rounding of float32, and for images that are resized, of PIL or tensors.
 SAME_SIZE, RESIZED = 0.01, 2.0
 FEATURES = 1e-4  # of the greatest value: log energies of two implementations
@@ -113,6 +115,8 @@ def _ids(processor: TextProcessor, peer: Peer, model: Model) -> list[str]:
     special = [f"some {token} text{token}" for token in dict.fromkeys(processor.special.values())]
     texts: list[Text] = [*TEXTS, *special, "too long " * processor.max_length]
     texts += [] if model.config.parts else [("a first text", "and a second one")]
+    if isinstance(processor, ProteinProcessor):
+        texts = [*PROTEINS, "MK" * processor.max_length, PROTEINS[::2]]
     for text in texts:
         theirs = _theirs(peer, peer.encode, text, processor.max_length)
         if theirs["input_ids"] == processor.backend.encode("").ids:
@@ -129,7 +133,8 @@ def _ids(processor: TextProcessor, peer: Peer, model: Model) -> list[str]:
 
 def _padding(processor: TextProcessor, peer: Peer) -> list[str]:
     """The padding of a batch: where it is, and what it is if the model sees it."""
-    texts = TEXTS if processor.mask else ("short",)  # without a mask, one text is padded to the full length
+    usual = PROTEINS if isinstance(processor, ProteinProcessor) else TEXTS
+    texts = usual if processor.mask else ("short",)  # without a mask, one text is padded to the full length
     theirs = _theirs(peer, peer.encode_batch, texts, processor.max_length, not processor.mask)
     try:
         ours = processor(list(texts), truncate="cut")

@@ -15,7 +15,7 @@ from zoo.interpret.roles.head_roles import head_roles
 from zoo.interpret.roles.result import HeadRoles
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.towers import TowersModel
-from zoo.preprocessing.modality import of_file, of_inputs
+from zoo.preprocessing.modality import of_file, of_model
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
 
@@ -102,7 +102,7 @@ def is_model(word: str) -> bool:
 
 def read_inputs(model: Any, source: str, words: Sequence[str]) -> Any:
     """The inputs of `zoo.explore`: a single one is read as `zoo predict` reads it, a text from its file."""
-    modalities = of_inputs(model.inputs)
+    modalities = of_model(model)
     if len(modalities) > 1 or not modalities:
         return list(words)
     first = Reader(modalities[0], source).read(words[:1])

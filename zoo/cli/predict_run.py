@@ -26,7 +26,7 @@ from zoo.inference.predictor import Predictor, Window
 from zoo.inference.probabilities import Prediction
 from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
-from zoo.preprocessing.modality import MODALITIES, Modality, of_inputs
+from zoo.preprocessing.modality import MODALITIES, Modality, of_model
 from zoo.retrieval.encode import fingerprint
 from zoo.utils.console import make_table, stdout_console
 from zoo.utils.escape import printable, say
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _modality(model: Model, args: argparse.Namespace) -> Modality:
     """The modality of the model's inputs, which the options must fit. Sets the resampling of audio."""
-    modality = of_inputs(model.inputs)[0]
+    modality = of_model(model)[0]
     if args.resample:
         if "resample" not in modality.options:
             raise ValueError(f"--resample is for audio, and the model takes {', '.join(model.inputs)}")

@@ -21,7 +21,7 @@ from zoo.inference.server_models import Embeddings, Predictions
 from zoo.inference.server_requests import MIB, Limits
 from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
-from zoo.preprocessing.modality import MODALITIES, of_inputs
+from zoo.preprocessing.modality import MODALITIES, of_model
 from zoo.retrieval.encode import Encoder
 from zoo.utils.escape import say
 
@@ -104,7 +104,7 @@ def load_model(args: argparse.Namespace) -> Model:
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     model = load(args.source, device=args.device, dtype=None if args.optimize else dtype)
     if args.resample:
-        if [record.name for record in of_inputs(model.inputs)] != ["audio"]:
+        if [record.name for record in of_model(model)] != ["audio"]:
             raise ValueError(f"--resample is for models of audio, and the model takes {', '.join(model.inputs)}")
         model.preprocess = replace(model.preprocess, resample=True)
     return optimize(model, dtype=dtype) if args.optimize else model

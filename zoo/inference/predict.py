@@ -12,7 +12,7 @@ from zoo.inference.text_generation import writes_texts
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
-from zoo.preprocessing.modality import MODALITIES, of_inputs
+from zoo.preprocessing.modality import MODALITIES, of_model
 
 HEADS = ("classify", "token", "qa", "masked_lm", "ctc")
 
@@ -122,7 +122,7 @@ def check_model(model: Any, top_k: int) -> None:
             f"with head='lm'{hint}"
         )
     if model.preprocess is None:
-        choices = " or ".join(record.processor for record in of_inputs(model.inputs))
+        choices = " or ".join(record.processor for record in of_model(model))
         raise ValueError(f"the model has no preprocessing: set model.preprocess = {choices}")
 
 

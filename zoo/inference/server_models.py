@@ -13,7 +13,7 @@ from zoo.inference.probabilities import Prediction
 from zoo.inference.server_requests import Inputs, RequestError
 from zoo.inference.text_generation import writes_texts
 from zoo.models.base import Model
-from zoo.preprocessing.modality import of_inputs
+from zoo.preprocessing.modality import of_model
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Predictions:
 
     def __post_init__(self) -> None:
         check_model(self.model, 1)
-        record = of_inputs(self.model.inputs)[0]
+        record = of_model(self.model)[0]
         self.modalities = (record.name,)
         batch_size = self.max_batch_size if record.name == "image" else None
         self.predictor = Predictor(self.model, batch_size=batch_size, on_error="skip", truncation=self.truncation)

@@ -58,6 +58,7 @@ class Model(TimmNames, nn.Module):
 
     inputs: tuple[str, ...] = ()
     family: ClassVar[str]
+    modality: ClassVar[str]  # of the family
     variant: str | None = None
     preprocess: Any = None
     load_report: Any = None

@@ -22,7 +22,7 @@ OTHER_NAMES = """
     align altclip blip2 chameleon fuyu git imagebind instructblip kosmos metaclip florence flamingo
     lxmert pix2struct qwen2_audio stable_diffusion trocr vilt visualbert xclip
 
-    audiomae bark beats clap conformer data2vec encodec esm fastspeech hts htsat mms musicgen panns sew sew_d speecht5
+    audiomae bark beats clap conformer data2vec encodec fastspeech hts htsat mms musicgen panns sew sew_d speecht5
     unispeech unispeech_sat univnet vits wav2vec2_bert wav2vec2_conformer wavlm
 """
 OTHER_FAMILIES = frozenset(OTHER_NAMES.split())

@@ -36,7 +36,7 @@ def family(name: str) -> Family:
         near = "" if missing_family(name) else did_you_mean(name, known)
         raise ValueError(f"no family {name!r}{near} (known: {', '.join(known)})")
     found: Family = importlib.import_module(f"zoo.models.{name}.model").FAMILY
-    found.model.family = name
+    found.model.family, found.model.modality = name, found.modality
     return found
 
 

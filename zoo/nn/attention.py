@@ -79,6 +79,8 @@ class Attention(nn.Module):
             if isinstance(context.rotary, Rotary):
                 q, k = context.rotary(q), context.rotary(k)
             parts = (q, k, v) if self.gate is None else (q, k, v, self.gates(x))
+            if context.read_maps is not None:
+                context.read_maps(self.core, self.core.maps(q, k, context.mask, context.bias, *parts[3:]))
             if state is not None:
                 y = self.core.decode(q, k, v, state.mixer, context.mask, context.bias, *parts[3:])
             elif context.groups is not None and context.groups.starts is None:

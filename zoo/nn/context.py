@@ -1,9 +1,11 @@
 """Inputs that all blocks of a forward pass share: masks, biases, positions and packing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from zoo.nn.core import Core
 from zoo.nn.global_tokens import GlobalTokens
 from zoo.nn.masks import NO_MASK, Mask, MaskView, as_mask
 from zoo.nn.padding import Groups
@@ -17,7 +19,8 @@ class Context:
 
     mask, bias: for self-attention. rotary: rotary embeddings for its q and k, one for all layers or one per layer.
     memory [B, M, D'], memory_mask: encoder outputs for cross-attention. groups: layout of a packed batch, None where
-    padding is kept. global_tokens: of models whose attention has them.
+    padding is kept. global_tokens: of models whose attention has them. read_maps: called by each self-attention with
+    its core and its attention maps [B, H, N, N], for heads that read them; padding is then kept.
     """
 
     mask: Mask | None = None
@@ -27,6 +30,7 @@ class Context:
     memory_mask: Mask | None = None
     groups: Groups | None = field(default=None, repr=False)
     global_tokens: GlobalTokens | None = field(default=None, repr=False)
+    read_maps: Callable[[Core, Tensor], None] | None = field(default=None, repr=False)
 
     def layer(self, number: int) -> "Context":
         """The context of block `number`."""

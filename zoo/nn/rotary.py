@@ -1,9 +1,13 @@
 """Rotary position embeddings of q and k. (For positions that are added to the scores see position_biases.py.)"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from zoo.nn.init import Initializer
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +69,46 @@ def rotary(
     if width % (2 * axes):
         raise ValueError(f"width={width}: rotary positions over {axes} axes need a multiple of {2 * axes}")
     if frequencies is None:
-        part = width // axes
-        exponent = torch.arange(0, part, 2, device=positions.device).float() / part
-        frequencies = 1.0 / base**exponent  # the order of operations of the published models
+        frequencies = rotary_frequencies(width // axes, base, positions.device)
     angle = (positions.float()[..., None] * frequencies.to(positions.device)).flatten(-2)  # [..., N, R/2]
     angle = torch.stack([angle, angle], -1).flatten(-2) if interleaved else torch.cat([angle, angle], -1)
     if angle.ndim == 3:
         angle = angle[:, None]  # B 1 N R
     return Rotary(angle.cos(), angle.sin(), interleaved)
+
+
+def rotary_frequencies(width: int, base: float, device: torch.device | None = None) -> Tensor:
+    """base ** (-2i / R) [R/2] in float32, in the order of operations of the published models."""
+    exponent = torch.arange(0, width, 2, device=device).float() / width
+    return 1.0 / base**exponent
+
+
+class RotaryFrequencies(nn.Module):
+    """Frequencies of rotary embeddings that stand in a checkpoint: a buffer `inv_freq` [R/2], at first those of `base`.
+
+    Published ones may be rounded: those of ESM-2 have passed through float16. They stay float32 where a model is
+    converted to half precision, as later positions would be at other angles.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, width: int, base: float) -> None:
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"head_dim={width}: rotary positions need an even number of channels")
+        self.width, self.base = width, base
+        self.register_buffer("inv_freq", torch.empty(width // 2))
+
+    def initialize(self, generator_for: Initializer) -> None:
+        self.inv_freq.copy_(rotary_frequencies(self.width, self.base))
+
+    def forward(self, positions: Tensor) -> Rotary:
+        """The tables for integer positions [N] or [B, N]."""
+        return rotary(positions, self.width, frequencies=self.inv_freq)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != kept.dtype and self.inv_freq.dtype in (torch.float16, torch.bfloat16):
+            self.inv_freq = kept.to(self.inv_freq.device)
+        return self

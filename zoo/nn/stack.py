@@ -65,12 +65,12 @@ class Stack(nn.Module):
         the final norm. drop_padding: compute real tokens only, where possible. lengths: the sums of `keep`, on a host.
         before: modules that run before these blocks, with the same arguments (gated cross-attention).
         """
-        context, shape, outputs = context or Context(), x.shape, {}
+        context, shape, outputs, numbers, groups = context or Context(), x.shape, {}, None, None
         selected = None if layers is None else [range(self.depth)[i] for i in layers]
         shared = context.mask is None or as_mask(context.mask).batch == 1
         if context.bias is not None or state is not None:
             shared = check_inputs(self, context, state, shape[0]) and shared
-        drop, numbers, groups = drop_padding and shared and state is None and context.memory is None, None, None
+        drop = drop_padding and shared and state is None and context.memory is None and context.read_maps is None
         if lengths is not None and state is None:
             keep, numbers = check_lengths(lengths, keep, x, trust=True)
         if keep is not None:

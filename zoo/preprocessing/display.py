@@ -1,4 +1,4 @@
-"""Show one image, audio clip or text, as HTML and on matplotlib axes."""
+"""Show one image, audio clip, text or protein, as HTML and on matplotlib axes."""
 
 import base64
 import html
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import audio_io, image_io
+from zoo.preprocessing import audio_io, fasta, image_io
 from zoo.utils.escape import figure_text, is_control
 
 if TYPE_CHECKING:
@@ -76,6 +76,34 @@ def read_text(item: Any) -> str:
     """The text itself, or the contents of a .txt file."""
     is_file = isinstance(item, Path) or (len(str(item)) < 4096 and str(item).lower().endswith(".txt"))
     return Path(item).read_text(encoding="utf-8") if is_file else str(item)
+
+
+def read_protein(item: Any) -> str:
+    """A sequence itself, or that of the one record of a FASTA file. Raises ValueError for a file of several."""
+    if not (isinstance(item, Path) or fasta.is_fasta(str(item))):
+        return str(item)
+    records = fasta.read_fasta(item)
+    if len(records) > 1:
+        raise ValueError(
+            f"{item} has {len(records)} records, expected one: choose one of "
+            f"zoo.preprocessing.fasta.read_fasta(...), or embed all with zoo.embed"
+        )
+    return records[0].sequence
+
+
+def protein_html(item: Any, alt: str = "") -> str:
+    """A `blockquote` with the beginning of a sequence, in groups of ten residues."""
+    text = read_protein(item)
+    shown = " ".join(text[i : i + 10] for i in range(0, min(len(text), TEXT_LENGTH), 10))
+    return f"<blockquote>{isolated(f'{shown} …' if len(text) > TEXT_LENGTH else shown)}</blockquote>"
+
+
+def plot_protein(axes: "Axes", item: Any) -> None:
+    """Plot the first residues of a sequence."""
+    text = read_protein(item)
+    lines = [text[i : i + 20] for i in range(0, min(len(text), 80), 20)]
+    axes.text(0.5, 0.5, figure_text("\n".join(lines)), ha="center", va="center", fontsize=9, family="monospace")
+    axes.set_axis_off()
 
 
 def image_uri(image: "Image", *, lossless: bool, quality: int) -> str:

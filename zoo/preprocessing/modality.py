@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import alignment, audio_io, display, graph_files, image_io, point_cloud_io
+from zoo.preprocessing import alignment, audio_io, display, fasta, graph_files, image_io, point_cloud_io
 from zoo.preprocessing.alignment_processor import (
     AlignmentProcessor,
     alignment_html,
@@ -26,6 +26,7 @@ from zoo.preprocessing.graph_picture import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
+from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tiled_image import TiledImageProcessor
@@ -75,9 +76,14 @@ class Modality:
     sample: str
 
     @property
+    def strings(self) -> bool:
+        """Whether an item is a string: texts and proteins."""
+        return self.name in ("text", "protein")
+
+    @property
     def files_only(self) -> bool:
         """Whether a string is always a file path."""
-        return self.name != "text"
+        return not self.strings
 
     @property
     def main_input(self) -> str:
@@ -289,6 +295,29 @@ MODALITIES: dict[str, Modality] = {
         processor="zoo.preprocessing.alignment_processor.AlignmentProcessor()",
         sample="family.a3m",
     ),
+    "protein": Modality(
+        name="protein",
+        plural="proteins",
+        family="protein",
+        inputs={"input_ids": "input_ids", "attention_mask": "attention_mask", "lengths": "lengths"},
+        argument="proteins",
+        options=("truncate", "max_length", "padding", "multiple"),
+        suffixes=fasta.SUFFIXES,
+        unnamed="a protein",
+        is_item=lambda item: False,  # a string in memory is a text, unless a model reads proteins
+        load=display.read_protein,
+        example=_input_ids,
+        describe=lambda config: f"{config.max_length:,} tokens of {config.vocab_size:,}",
+        html=display.protein_html,
+        plot=display.plot_protein,
+        pipelines={
+            "classify": "text-classification", "token": "token-classification", "masked_lm": "fill-mask",
+            "pool": "feature-extraction",
+        },
+        processors={"protein": ProteinProcessor},
+        processor="zoo.preprocessing.protein.ProteinProcessor()",
+        sample="MKTAYIAKQR<mask>ISFVKSHFSRQ",
+    ),
 }  # fmt: skip
 
 
@@ -297,15 +326,30 @@ def of_family(modality: str) -> Modality | None:
     return next((record for record in MODALITIES.values() if record.family == modality), None)
 
 
-def of_inputs(inputs: Sequence[str]) -> list[Modality]:
-    """The modalities whose main input is among the inputs of a model."""
-    return [record for record in MODALITIES.values() if any(name in inputs for name in record.main_inputs)]
+def of_inputs(inputs: Sequence[str], family: str | None = None) -> list[Modality]:
+    """The modalities whose main input is among the inputs of a model, in the order of MODALITIES.
+
+    family: the `Family.modality` of the model, whose record is the one of its input; without it, an input of several
+    modalities, such as input_ids of texts and proteins, is that of the first.
+    """
+    found: dict[str, Modality] = {}
+    for record in sorted(MODALITIES.values(), key=lambda record: record.family != family):
+        for name in record.main_inputs:
+            if name in inputs:
+                found.setdefault(name, record)
+    return [record for record in MODALITIES.values() if record in found.values()]
+
+
+def of_model(model: Any) -> list[Modality]:
+    """The modalities that a model reads, see `of_inputs`."""
+    return of_inputs(model.inputs, getattr(model, "modality", None))
 
 
 def of_file(name: str | Path) -> Modality | None:
     """The modality of a file, by its suffix; None if unknown."""
-    suffix = Path(name).suffix.lower() if len(str(name)) < 4096 else ""
-    return next((record for record in MODALITIES.values() if suffix in record.suffixes), None)
+    end = Path(name).name.lower() if len(str(name)) < 4096 else ""
+    suffixes = Path(end).suffix, "".join(Path(end).suffixes[-2:])  # "x.fasta.gz" has two
+    return next((record for record in MODALITIES.values() if set(suffixes) & {*record.suffixes}), None)
 
 
 def of_item(item: Any, *, must_exist: bool = False) -> Modality:

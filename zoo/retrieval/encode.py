@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.lengths import place
-from zoo.preprocessing.modality import MODALITIES, of_inputs
+from zoo.preprocessing.modality import MODALITIES, of_model
 from zoo.utils import renamed
 
 
@@ -35,7 +35,7 @@ class Encoder:
                     f"{type(model).__name__} has no embeddings to compare: expected a model of several towers "
                     "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
                 )
-            self.modalities = tuple(record.name for record in of_inputs(model.inputs))
+            self.modalities = tuple(record.name for record in of_model(model))
         if getattr(model, "preprocess", None) is None:
             raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
 

@@ -12,7 +12,7 @@ from zoo.checkpoints.formats import (
     sentencepiece,
     vocabulary_files,
 )
-from zoo.preprocessing import mbart
+from zoo.preprocessing import mbart, protein
 from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
 from zoo.utils.errors import LoadError
 from zoo.utils.files import parse_json, read_text
@@ -49,10 +49,13 @@ def read(folder: Path, config: Any, model_type: str) -> tuple[TextProcessor | No
             found = next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
             reason = f"{found} has to be converted: {HOW_TO_CONVERT}" if found else "the folder has no tokenizer.json"
             return None, [f"model.preprocess has no tokenizer: {reason}"] if found or settings else []
+        if model_type == "esm":  # whose special tokens have names of their own
+            settings = {f"{role}_token": token for role, token in protein.SPECIAL_TOKENS.items()} | dict(settings)
         length, lower = sentence_transformers.read_settings(folder)
         text = sentence_transformers.lowercase(text) if lower else text
         special, notes = _special(text, settings, config)
-        preprocess = TextProcessor(
+        kind = protein.ProteinProcessor if model_type == "esm" else TextProcessor
+        preprocess = kind(
             tokenizer=text,
             special=special,
             max_length=_length(config.max_length, settings.get("model_max_length"), length),

@@ -166,7 +166,7 @@ def _labels(values: Mapping[str, Any], config: Any, file: Path) -> tuple[list[st
 
 
 def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMapping) -> tuple[Any, list[str]]:
-    if family.modality == "text":
+    if family.modality in ("text", "protein"):
         return tokenizer.read(folder, config, mapping.name)
     if family.modality == "audio":
         return feature_extractor.read(folder, config)
@@ -190,8 +190,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
         if isinstance(mapping, BridgeMapping):
             return transformers_bridge.describe(model, family, mapping)
         config = mapping.rewrite(config_as_tied(model))
-        pools = any(fields.get("head") == "pool" for fields in mapping.heads.values())
-        if config.head == "pool" and not pools:  # transformers' bare models return the tokens before pooling
+        written = [fields.get("head") for fields in mapping.heads.values()]
+        if config.head in mapping.bare_heads and config.head not in written:  # bare models return the tokens before it
             config = config.replace(head=None)
         for architecture, fields in mapping.heads.items():
             if fields.get("head") != config.head:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.checkpoints.formats import added_tokens
 from zoo.checkpoints.formats.added_tokens import content_of
 from zoo.preprocessing import whisper
+from zoo.preprocessing.protein import SPECIAL_TOKENS, protein_tokenizer
 from zoo.preprocessing.tokenizer_training import WORDPIECE_SPECIAL, byte_bpe, set_bert_template, wordpiece
 from zoo.preprocessing.whisper_languages import language_code
 from zoo.utils.errors import LoadError
@@ -99,6 +100,8 @@ Finish = Callable[["Tokenizer", Names, Settings], Any]
 
 def _kind(bert: bool, model_type: str, vocab: Mapping[str, int]) -> tuple[dict[str, str], Make, Finish]:
     """(the usual special tokens, the function that makes the tokenizer, and the one that adds tokens around texts)."""
+    if bert and model_type == "esm":
+        return SPECIAL_TOKENS, _protein, lambda tokenizer, names, settings: None
     if bert:
         return WORDPIECE_SPECIAL, _bert, _bert_template
     if END in vocab and model_type in ("clip", "clip_text_model"):
@@ -108,6 +111,11 @@ def _kind(bert: bool, model_type: str, vocab: Mapping[str, int]) -> tuple[dict[s
     if "roberta" in model_type or model_type == "longformer":
         return ROBERTA_SPECIAL, _byte_bpe, _roberta_template
     return GPT2_SPECIAL, _byte_bpe, _bos_and_eos
+
+
+def _protein(vocab: dict[str, int], merges: list[tuple[str, str]], names: Names, settings: Settings) -> "Tokenizer":
+    stripped = {token.strip(): number for token, number in vocab.items()}
+    return protein_tokenizer(stripped, {role: token for role, token in names.items() if token})
 
 
 def _bert(vocab: dict[str, int], merges: list[tuple[str, str]], names: Names, settings: Settings) -> "Tokenizer":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.base import Model
-from zoo.preprocessing.modality import Modality, of_inputs
+from zoo.preprocessing.modality import Modality, of_model
 
 HOST = "lengths"  # an input of numbers on the host, which change no output
 # Tokens of the waveforms that a graph is traced with: more than the windows of attention kinds.
@@ -78,7 +78,7 @@ def parts_of(model: Model) -> list[Part]:
             f"this {model.family} cannot be exported to ONNX: images are generated token by token, or in several steps "
             "with what is known so far; save it with zoo.save and use zoo.generate_images"
         )
-    parts, records = [], of_inputs(model.inputs)
+    parts, records = [], of_model(model)
     for record in records:
         config: Any = model.config.part_of(record.main_input)
         if model.config.parts:

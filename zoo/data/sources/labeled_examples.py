@@ -16,7 +16,7 @@ from zoo.data.sources.columns import (
 )
 from zoo.data.sources.tables import Table, read_table
 from zoo.models.base import Model
-from zoo.preprocessing.modality import of_inputs
+from zoo.preprocessing.modality import of_model
 from zoo.utils.errors import DataError
 
 
@@ -31,7 +31,7 @@ def read_examples(
 
     Raises DataError for a table without such columns, or with a missing value or file.
     """
-    modality = of_inputs(model.inputs)[0]
+    modality = of_model(model)[0]
     if path.is_dir():
         if not modality.files_only:
             raise DataError(f"{path} is a folder: expected a table of texts, such as validation.csv")

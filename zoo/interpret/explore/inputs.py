@@ -18,7 +18,7 @@ from zoo.models.whisper.model import Whisper
 from zoo.models.whisper.transcript_tokens import TranscriptTokens
 from zoo.nn.lengths import place
 from zoo.preprocessing.audio import name_of
-from zoo.preprocessing.modality import MODALITIES, of_inputs
+from zoo.preprocessing.modality import MODALITIES, of_model
 from zoo.preprocessing.multimodal import modality_of
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 
@@ -46,7 +46,7 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
     if model.preprocess is None:
         raise ValueError(
             f"{type(model).__name__} has no preprocessing, so it cannot read an input: set model.preprocess, such as "
-            f"{of_inputs(model.inputs)[0].processor}"
+            f"{of_model(model)[0].processor}"
         )
     items = by_modality(model, inputs)
     title = " | ".join(short(item) for item in items.values())
@@ -72,7 +72,7 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
 
 def by_modality(model: Any, inputs: Any) -> dict[str, Any]:
     """{"image", "text", "audio" or "target": item} of the inputs of `explore`."""
-    taken = [record.name for record in of_inputs(model.inputs)]
+    taken = [record.name for record in of_model(model)]
     writes = isinstance(model, EncoderDecoder) and model.decoder is not None
     names = {**{MODALITIES[name].argument: name for name in taken}, **({"target": "target"} if writes else {})}
     if isinstance(inputs, Mapping) and inputs and "array" not in inputs:
@@ -162,7 +162,7 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
     Raises: ValueError without an input of the encoder.
     """
     processor = model.preprocess
-    source = of_inputs(model.inputs)[0].name
+    source = of_model(model)[0].name
     if source not in items:
         raise ValueError(
             f"the model reads {MODALITIES[source].plural}: give one, with or without the text that it writes"

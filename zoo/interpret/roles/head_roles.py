@@ -29,7 +29,7 @@ from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
 from zoo.models.towers import TowersModel
-from zoo.preprocessing.modality import MODALITIES, item_modality, of_inputs
+from zoo.preprocessing.modality import MODALITIES, item_modality, of_model
 
 NO_TOKENIZER = "the model has no tokenizer: set model.preprocess, see zoo.preprocessing.text.TextProcessor"
 NO_TEXTS = "no texts are given"
@@ -133,7 +133,7 @@ def is_boxed(item: Any) -> bool:
 
 def modality_of(part: Any) -> str:
     """The modality of the encoder of a model. Raises ValueError for families with inputs of several ones."""
-    found = [record.name for record in of_inputs(part.inputs)]
+    found = [record.name for record in of_model(part)]
     supported = isinstance(part, TextModel | EncoderDecoder) or hasattr(part, "patches") or hasattr(part, "frames")
     if len(found) != 1 or not supported:
         raise ValueError(

@@ -24,6 +24,7 @@ class CheckpointMapping:
     defaults: values of our fields that a file may omit (instead of the defaults of our config).
     heads: {their class: values of our fields}; export uses the first class that matches.
     embeds: values of our fields for a text embedding model in a sentence-transformers folder; None: not supported.
+    bare_heads: heads of ours whose model is written as their class without a head, unless a class in `heads` has them.
     assumes: the class, in a tuple, of a file that does not name one; empty: such a file raises LoadError.
     only: {their key: values that compute the same as our models}; any other value raises LoadError.
     others: further keys that `read` uses or that do not affect outputs. If set, an unknown key raises LoadError; None:
@@ -44,6 +45,7 @@ class CheckpointMapping:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     embeds: Mapping[str, Any] | None = None
+    bare_heads: tuple[str, ...] = ("pool",)
     assumes: tuple[str, ...] = ()
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     others: tuple[str, ...] | None = None

@@ -43,6 +43,11 @@ def not_finite(tensor: Tensor) -> str | None:
     return f"NaN or infinite in {bad} of {tensor.numel()} values" if bad else None
 
 
+def is_cast(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor has the dtype of its model: floats do, but not the frequencies of rotary embeddings."""
+    return tensor.is_floating_point() and not name.endswith(".inv_freq")
+
+
 def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
     """Convert the floats, in place, to the type that most values have. Returns a note on those that were of another."""
     usual, odd, notes = usual_float_type(tensors)
@@ -54,13 +59,13 @@ def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
 def usual_float_type(tensors: Mapping[str, Tensor]) -> tuple[torch.dtype | None, list[str], list[str]]:
     """(the type that most values have, names of the floats of another type, a note on those)."""
     count: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
+    for name, tensor in tensors.items():
+        if is_cast(name, tensor):
             count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
     if len(count) < 2:
         return next(iter(count), None), [], []
     usual = max(count, key=lambda dtype: count[dtype])
-    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != usual]
+    odd = [name for name, tensor in tensors.items() if is_cast(name, tensor) and tensor.dtype != usual]
     kinds = " and ".join(sorted({_kind(tensors[name]) for name in odd}))
     usual_kind = str(usual).removeprefix("torch.")
     return usual, odd, [f"{listed(odd, 4)} in {kinds}, converted to {usual_kind}, the type of most tensors"]
