@@ -24,12 +24,17 @@ def nearest_neighbors(queries: Tensor, points: Tensor, count: int, keep: Tensor 
     found = []
     with torch.no_grad():
         for part in queries.split(chunk, 1):
-            # exact differences: the product of matrices that is faster for many points loses half of the digits
-            distances = torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist")
+            distances = squared_distances(part, points)
             if keep is not None:
                 distances = distances.masked_fill(~keep[:, None], torch.inf)
             found.append(distances.topk(count, dim=-1, largest=False).indices)
     return torch.cat(found, 1)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """[B, M, 3], [B, N, 3] -> [B, M, N], from differences: a product of matrices would lose half of the digits."""
+    x, y, z = ((a[:, :, None, i] - b[:, None, :, i]).square() for i in range(3))
+    return x + y + z
 
 
 def size_of_chunk(rows: int, size: int, queries: int) -> int:
@@ -44,7 +49,7 @@ def farthest_points(points: Tensor, count: int, keep: Tensor | None = None) -> T
     the sample is the same for any order of the points, up to ties, of which the first is taken. keep [B, N]: True at
     real points. A cloud with fewer than `count` real points has all of them, and then some of them again.
     """
-    rows = torch.arange(len(points), device=points.device)
+    rows = torch.arange(points.shape[0], device=points.device)
     with torch.no_grad():
         if keep is None:
             centroid = points.mean(1, keepdim=True)
@@ -93,7 +98,7 @@ class NeighborMask(Mask):
 
     def scatter(self, values: Tensor) -> Tensor:
         """Values of the pairs [B, ..., N, K] as a matrix [B, ..., N, N], zeros at other pairs."""
-        index = self.index.view(len(self.index), *[1] * (values.ndim - 3), *self.index.shape[1:]).expand_as(values)
+        index = self.index.view(self.index.shape[0], *[1] * (values.ndim - 3), *self.index.shape[1:]).expand_as(values)
         return values.new_zeros(*values.shape[:-1], self.index.shape[1]).scatter(-1, index, values)
 
     def dense(self, queries: int, keys: int, device: torch.device | None = None) -> Tensor:

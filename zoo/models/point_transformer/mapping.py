@@ -23,11 +23,5 @@ def block(ours: str, theirs: str) -> str:
 
 
 TABLE = block("blocks.*.mixer", "~blocks.*")
-KEYS = """
-    in_features       = in_channels
-    width             = out_channels
-    neighbors         = k
-    num_classes       = num_classes
-"""
-
-TORCH_GEOMETRIC = CheckpointMapping(name="PointTransformerConv", keys=KEYS, table=TABLE)
+# its files have no config
+TORCH_GEOMETRIC = CheckpointMapping(name="PointTransformerConv", keys="", table=TABLE)

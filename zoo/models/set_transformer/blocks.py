@@ -85,7 +85,7 @@ class InducedSetAttention(Attention):
 def attend_to(block: Block, points: Tensor, x: Tensor, keep: Tensor | None) -> Tensor:
     """MAB(points, x): learned points [M, D] attend to x [B, N, D], to where keep [B, N] is 1 or True -> [B, M, D]."""
     mask = None if keep is None else MaskView(PaddingMask(keep))
-    rows = points.to(x.dtype).expand(len(x), -1, -1)
+    rows = points.to(x.dtype).expand(x.shape[0], -1, -1)
     return block(rows, Context(memory=x, memory_mask=mask))
 
 

@@ -33,17 +33,5 @@ TABLE = f"""
     head.proj.@              = ~lin_out.@
 """
 
-KEYS = """
-    in_features       = in_channels
-    width             = channels
-    depth             = num_encoder_blocks
-    heads             = heads
-    induced_points    = num_induced_points
-    seeds             = num_seed_points
-    decoder_depth     = num_decoder_blocks
-    layer_norm        = layer_norm
-    attention_dropout = dropout
-    num_classes       = out_channels
-"""
-
-TORCH_GEOMETRIC = CheckpointMapping(name="SetTransformerAggregation", keys=KEYS, table=TABLE)
+# its files have no config
+TORCH_GEOMETRIC = CheckpointMapping(name="SetTransformerAggregation", keys="", table=TABLE)
