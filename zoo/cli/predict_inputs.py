@@ -109,7 +109,7 @@ class Reader:
     def _of_word(self, word: str) -> list[Row]:
         path = Path(word)
         if os.path.exists(word):  # unlike Path.exists, it takes a text of any length
-            return self._of_folder(path) if path.is_dir() else [self._of_file(path, alone=True)]
+            return self._of_folder(path) if path.is_dir() else self._of_files([path], alone=True)
         if self.modality.files_only:
             raise ValueError(f"there is no {self.modality.name} file {word}")
         if len(word.split()) == 1 and (_is_table_name(word) or path.suffix.lower() in self.modality.suffixes):
@@ -133,7 +133,25 @@ class Reader:
             )
         if others:
             announce(f"left out, no {self.modality.plural}: {describe_files(others)}")
-        return [self._of_file(file) for file in found]
+        return self._of_files(found)
+
+    def _of_files(self, files: Sequence[Path], alone: bool = False) -> list[Row]:
+        """A row for each file, or for each record of files that hold several."""
+        rows: list[Row] = []
+        for path in files:
+            if self.modality.records is None or of_file(path) is not self.modality:
+                rows.append(self._of_file(path, alone))
+                continue
+            try:
+                found = self.modality.records(path)
+            except (OSError, ValueError) as error:
+                rows.append(Row({"file": str(path)}, error, str(path), stamp_of(path)))
+                continue
+            own = [
+                Row({"file": str(path), "name": name}, item, f"{path}, {name}", stamp_of(path)) for name, item in found
+            ]
+            rows += own
+        return rows
 
     def _of_file(self, path: Path, alone: bool = False) -> Row:
         """A file. alone: given by its name, and not one of a folder."""

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--port {args.port}: expected a number from 0 to 65535")
     limits = limits_of(args)
     model = service_of(load_model(args), args)
-    if model.modalities == ("text",) and args.max_body is None:
+    if all(MODALITIES[each].strings for each in model.modalities) and args.max_body is None:
         limits = replace(limits, max_body=MIB)
     limit_pixels(args.max_pixels)
     app = create_app(model, limits, window=args.batch_window / 1000, max_batch_size=args.max_batch_size)

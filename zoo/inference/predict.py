@@ -12,7 +12,9 @@ from zoo.inference.text_generation import writes_texts
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
+from zoo.preprocessing.fasta import is_fasta, read_fasta
 from zoo.preprocessing.modality import MODALITIES, of_model
+from zoo.preprocessing.protein import ProteinProcessor
 
 HEADS = ("classify", "token", "qa", "masked_lm", "ctc")
 
@@ -61,7 +63,8 @@ def predict(
             `preprocess`.
         x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
             (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a generator of
-            predictions in the same order, which reads some inputs ahead and never holds all of them in memory.
+            predictions in the same order, which reads some inputs ahead and never holds all of them in memory. A model
+            of proteins takes sequences of residues; the path of a FASTA file stands for the list of its records.
         top_k: Labels of each prediction; of entities there are always all, of texts that are written one.
         batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
             next input. Default: images in batches of 32, texts sorted by length in batches of about 1,024 tokens (on a
@@ -91,6 +94,8 @@ def predict(
                           aggregation_strategy=aggregation_strategy,
                           handle_impossible_answer=handle_impossible_answer,
                           generate_kwargs=generate_kwargs)  # fmt: skip
+    if isinstance(model.preprocess, ProteinProcessor) and isinstance(x, str | Path) and is_fasta(x):
+        x = [record.sequence for record in read_fasta(x)]
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs
     if isinstance(x, Iterator):

@@ -26,7 +26,7 @@ from zoo.inference.token_classification import Aggregation, Entity, entities_of
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.audio_io import AudioError
-from zoo.preprocessing.modality import of_inputs
+from zoo.preprocessing.modality import of_model
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import check_choice
 
@@ -93,7 +93,8 @@ class Predictor:
             self.processor = replace(self.processor, truncate="warn" if truncation else "error")
         self.is_text = isinstance(self.processor, TextProcessor)
         self.is_audio = isinstance(self.processor, AudioProcessor)
-        self.kind = next((record.name for record in of_inputs(model.inputs)), "input").replace("_", " ")
+        self.kind = next((record.name for record in of_model(model)), "input").replace("_", " ")
+        self.noun = "protein" if self.kind == "protein" else "text"  # what a string is
         if model.config.head == "masked_lm" and self.processor.id("mask") is None:
             raise ValueError("expected one mask in each text, but the tokenizer has no mask token")
         if model.config.head == "ctc":
@@ -176,7 +177,7 @@ class Predictor:
     def _named(self, error: Exception, item: Any, index: int, name: str) -> str:
         """What is wrong with an input, in one line that names it."""
         reason = " ".join(str(error).split()) or type(error).__name__
-        kind = "text" if self.is_text else "audio clip" if self.is_audio else self.kind
+        kind = self.noun if self.is_text else "audio clip" if self.is_audio else self.kind
         is_path = isinstance(item, Path) or (isinstance(item, str) and not self.is_text)
         name = name or (str(item) if is_path else f"{kind} {index}")
         return reason if name in reason else f"{name}: {reason}"
@@ -195,9 +196,9 @@ class Predictor:
             for i, clip in enumerate(items):
                 yield i, clip if isinstance(clip, Exception) else self._clip(clip, first + i)
         elif self.in_windows:
-            yield from self._texts_in_windows(items, names or [f"text {first + i}" for i in range(len(items))])
+            yield from self._texts_in_windows(items, names or [f"{self.noun} {first + i}" for i in range(len(items))])
         elif self.is_text:
-            yield from self._texts(items, names or [f"text {first + i}" for i in range(len(items))], made)
+            yield from self._texts(items, names or [f"{self.noun} {first + i}" for i in range(len(items))], made)
         else:
             size = self.batch_size or IMAGES
             for start in range(0, len(items), size):

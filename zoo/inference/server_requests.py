@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.preprocessing import audio_io
+from zoo.preprocessing.modality import MODALITIES
 from zoo.utils.errors import did_you_mean
 
 DATA_URL = re.compile(r"data:[^,]*?(;base64)?,", re.IGNORECASE)
@@ -97,7 +98,7 @@ class InputReader:
                 )
             return self._of_json(body)
         modality = self._modality_of_type(mime, query.get("modality"))
-        if modality == "text":
+        if MODALITIES[modality].strings:
             item: Any = _decoded(body, parameters)
         else:
             item = self._checked(body, "the body", modality)
@@ -131,7 +132,7 @@ class InputReader:
                 "requests",
             )
         names = [f"inputs[{i}]" for i in range(len(inputs))]
-        read = _text if modality == "text" else self._bytes
+        read = _text if MODALITIES[modality].strings else self._bytes
         items = [read(item, name, modality) for item, name in zip(inputs, names)]
         return Inputs(items, names, modality, self._top_k(request.get("top_k", 5)))
 
@@ -182,12 +183,13 @@ class InputReader:
     def _modality_of_type(self, mime: str, name: str | None) -> str:
         """The modality of a raw body."""
         main = mime.partition("/")[0]
-        if main in self.modalities and name in (None, main):
-            return main
-        binary = [each for each in self.modalities if each != "text"]
+        kinds = [each for each in self.modalities if main == ("text" if MODALITIES[each].strings else each)]
+        if kinds and name in (None, kinds[0]):
+            return kinds[0]
+        binary = [each for each in self.modalities if not MODALITIES[each].strings]
         if mime == "application/octet-stream" and binary and (name is not None or len(binary) == 1):
             return self._known_modality(name or binary[0])
-        types = ", ".join(f"{each}/{'plain' if each == 'text' else '*'}" for each in self.modalities)
+        types = ", ".join("text/plain" if MODALITIES[each].strings else f"{each}/*" for each in self.modalities)
         raise RequestError(
             415,
             f"the request has {f'the content type {mime[:100]}' if mime else 'no content type'}: expected the header "

@@ -78,29 +78,16 @@ def read_text(item: Any) -> str:
     return Path(item).read_text(encoding="utf-8") if is_file else str(item)
 
 
-def read_protein(item: Any) -> str:
-    """A sequence itself, or that of the one record of a FASTA file. Raises ValueError for a file of several."""
-    if not (isinstance(item, Path) or fasta.is_fasta(str(item))):
-        return str(item)
-    records = fasta.read_fasta(item)
-    if len(records) > 1:
-        raise ValueError(
-            f"{item} has {len(records)} records, expected one: choose one of "
-            f"zoo.preprocessing.fasta.read_fasta(...), or embed all with zoo.embed"
-        )
-    return records[0].sequence
-
-
 def protein_html(item: Any, alt: str = "") -> str:
     """A `blockquote` with the beginning of a sequence, in groups of ten residues."""
-    text = read_protein(item)
+    text = fasta.read_sequence(item)
     shown = " ".join(text[i : i + 10] for i in range(0, min(len(text), TEXT_LENGTH), 10))
     return f"<blockquote>{isolated(f'{shown} …' if len(text) > TEXT_LENGTH else shown)}</blockquote>"
 
 
 def plot_protein(axes: "Axes", item: Any) -> None:
     """Plot the first residues of a sequence."""
-    text = read_protein(item)
+    text = fasta.read_sequence(item)
     lines = [text[i : i + 20] for i in range(0, min(len(text), 80), 20)]
     axes.text(0.5, 0.5, figure_text("\n".join(lines)), ha="center", va="center", fontsize=9, family="monospace")
     axes.set_axis_off()

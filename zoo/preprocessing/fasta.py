@@ -129,6 +129,23 @@ def clean_sequence(
     return cleaned
 
 
+def named_sequences(path: str | Path) -> list[tuple[str, str]]:
+    """(name, sequence) of each record of a FASTA file; see `read_fasta`."""
+    return [(record.name, record.sequence) for record in read_fasta(path)]
+
+
+def read_sequence(item: str | Path) -> str:
+    """A sequence itself, or that of the one record of a FASTA file. Raises ValueError for a file of several."""
+    if not (isinstance(item, Path) or is_fasta(item)):
+        return item
+    records = read_fasta(item)
+    if len(records) > 1:
+        raise ValueError(
+            f"{item} has {len(records)} records, expected one: zoo.preprocessing.fasta.read_fasta reads all"
+        )
+    return records[0].sequence
+
+
 def is_fasta(name: str | Path) -> bool:
     """Whether a file is a FASTA file by its name."""
     return str(name).lower().endswith(SUFFIXES)

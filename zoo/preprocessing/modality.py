@@ -45,7 +45,8 @@ class Modality:
     names of the main input, which some families have.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. unnamed: name of an item without a name in messages.
-    is_item: whether an object in memory is one item. load: reads an item from a path.
+    is_item: whether an object in memory is one item. load: reads an item from a path. records: of files that hold
+    several items, reads (name, item) of each.
     example: (config, generator) -> two rows of the main input. describe: config -> description of the input.
     pipelines: {head: task name on the Hugging Face Hub}.
     html, plot: render one item in HTML and with matplotlib; see `display.py`.
@@ -65,6 +66,7 @@ class Modality:
     unnamed: str
     is_item: Callable[[Any], bool]
     load: Callable[[Path], Any]
+    records: Callable[[Path], list[tuple[str, Any]]] | None = None
     example: Callable[[Any, torch.Generator], Tensor]
     describe: Callable[[Any], str]
     html: Callable[[Any, str], str]
@@ -305,7 +307,8 @@ MODALITIES: dict[str, Modality] = {
         suffixes=fasta.SUFFIXES,
         unnamed="a protein",
         is_item=lambda item: False,  # a string in memory is a text, unless a model reads proteins
-        load=display.read_protein,
+        load=fasta.read_sequence,
+        records=fasta.named_sequences,
         example=_input_ids,
         describe=lambda config: f"{config.max_length:,} tokens of {config.vocab_size:,}",
         html=display.protein_html,

@@ -5,9 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from zoo.preprocessing.fasta import GAPS, RESIDUES, STOP
+from torch import Tensor
+
+from zoo.preprocessing.fasta import STOP, is_fasta, read_fasta, read_sequence
 from zoo.preprocessing.text import Text, TextProcessor, problem_of_text
 from zoo.utils.errors import LoadError, check_choice
 
@@ -40,6 +43,21 @@ class ProteinProcessor(TextProcessor):
     def __post_init__(self) -> None:
         check_choice("unknown", self.unknown, get_args(Unknown))
         super().__post_init__()
+
+    def __call__(self, texts: Any, **options: Any) -> dict[str, Tensor]:
+        """texts: one sequence or a list of them; the path of a FASTA file stands for its records, in a list for its one
+        record. See TextProcessor."""
+        if isinstance(texts, Path) or (isinstance(texts, str) and is_fasta(texts)):
+            texts = [record.sequence for record in read_fasta(texts)]
+        return super().__call__(texts, **options)
+
+    @staticmethod
+    def _read(item: Any) -> Any:
+        """The sequence of an item, or what is wrong with its file."""
+        try:
+            return read_sequence(item) if isinstance(item, str | Path) else item
+        except (OSError, ValueError) as error:
+            return error
 
     def normalize(self, text: Text, name: str = "the sequence") -> Text:
         """The sequence as it is tokenized, its residues in the same places. Raises ValueError for an unknown letter."""
@@ -76,10 +94,13 @@ class ProteinProcessor(TextProcessor):
         self, texts: Sequence[Text], names: Sequence[str] | None = None
     ) -> tuple[list["Encoding | ValueError"], dict[int, int]]:
         names = names or [f"sequence {index}" for index in range(len(texts))]
-        found: list[Any] = [problem_of_text(text, name) for text, name in zip(texts, names)]
+        texts = [text if isinstance(text, tuple) else self._read(text) for text in texts]
+        found: list[Any] = [
+            text if isinstance(text, Exception) else problem_of_text(text, name) for text, name in zip(texts, names)
+        ]
         good: dict[int, Text] = {}
         for index, (text, name) in enumerate(zip(texts, names)):
-            if found[index] is None:
+            if found[index] is None and not isinstance(text, Exception):
                 try:
                     good[index] = self.normalize(text, name)
                 except ValueError as error:
@@ -154,6 +175,3 @@ def vocabulary(tokenizer: str) -> frozenset[str]:
     """The tokens of a tokenizer.json."""
     model = json.loads(tokenizer)
     return frozenset(model["model"]["vocab"]) | {token["content"] for token in model.get("added_tokens", ())}
-
-
-__all__ = ["ALPHABET", "GAPS", "RESIDUES", "ProteinProcessor", "protein_tokenizer"]

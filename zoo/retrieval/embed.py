@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing.modality import MODALITIES, file_modality
-from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items
+from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items, split_name
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.journal import EmbeddingJournal
+from zoo.retrieval.records import items_of_records, record_of
 from zoo.utils.atomic import remove_leftovers
 from zoo.utils.console import announce
 from zoo.utils.errors import did_you_mean
@@ -52,7 +53,8 @@ def embed(
     Args:
         model: One of several towers (`zoo.contrast`, CLIP, SigLIP), or of one with head="pool".
         items: A folder, searched recursively; or a list of paths and texts. A string that ends like an image file, an
-            audio file or .txt is a path.
+            audio file or .txt is a path. For a model of proteins, a FASTA file, of which each record has an embedding,
+            called "FILE#NAME"; a folder of such files; or a list of these and of sequences.
         out: A .safetensors or .parquet file. An existing one is updated: files that have not changed are not embedded
             again.
         modalities: Which of "image", "text", "audio"; default: all that the model has towers for.
@@ -68,6 +70,8 @@ def embed(
         EmbedError: A broken file with "raise", or only broken files with "skip".
     """
     encoder, out = Encoder(model), Path(out)
+    if isinstance(items, str | Path) and split_name(str(items))[0] and Path(items).is_file():
+        items = [items]  # one file of several records
     check_options(encoder, modalities, on_error, dtype, batch_size, out)
     folder = Path(items) if isinstance(items, str | Path) else None
     kinds = modalities or encoder.modalities
@@ -123,7 +127,7 @@ def items_of_folder(folder: Path, modalities: Sequence[str], out: Path | None = 
     found, others = [], []
     for path in data_files(folder):
         if (kind := file_modality(path.name)) in modalities:
-            found.append(stamped(kind, path.relative_to(folder).as_posix(), path))
+            found += stamped(kind, path.relative_to(folder).as_posix(), path)
         elif out is None or path.resolve() != out.resolve():
             others.append(path)
     if not found:
@@ -148,17 +152,20 @@ def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
         kind = file_modality(item)
         if kind is None and (isinstance(item, Path) or not item.strip()):
             raise ValueError(f"{str(item)!r}: expected a text, or the path of an image, an audio file or a .txt file")
-        encoder.need(kind or "text", str(item))
-        found.append(stamped(kind, str(item), Path(item)) if kind else Item("text", str(item)))
+        encoder.need(kind or encoder.strings, str(item))
+        found += stamped(kind, str(item), Path(item)) if kind else [Item(encoder.strings, str(item))]
     return found
 
 
-def stamped(kind: str | None, name: str, path: Path) -> Item:
+def stamped(kind: str, name: str, path: Path) -> list[Item]:
+    """The item of a file, or those of its records."""
+    if MODALITIES[kind].records is not None:
+        return items_of_records(kind, name, path)
     try:
         stat = path.stat()
     except OSError:  # missing: reported when it is its turn
-        return Item(str(kind), name)
-    return Item(str(kind), name, stat.st_size, stat.st_mtime_ns)
+        return [Item(kind, name)]
+    return [Item(kind, name, stat.st_size, stat.st_mtime_ns)]
 
 
 def check_options(
@@ -259,6 +266,8 @@ def loaded_item(encoder: Encoder, folder: Path | None, item: Item) -> Any:
     path = folder / item.name if folder else Path(item.name)
     is_file = item.kind != "text" or file_modality(item.name) == "text"
     try:
+        if MODALITIES[item.kind].records is not None:
+            return record_of(item, folder)
         if is_file and not path.is_file():
             return ValueError("there is no such file")
         if item.kind == "text":
@@ -275,8 +284,8 @@ def compute_kind(
     encoder: Encoder, kind: str, batch: list[Item], loaded: dict[Item, Any], journal: EmbeddingJournal, options: Options
 ) -> None:
     """The vectors of those items of a batch that can be read; the others are refused or listed."""
-    if kind == "text":
-        loaded = loaded | prepared_texts(encoder, {item: loaded[item] for item in batch})
+    if MODALITIES[kind].strings:
+        loaded = loaded | prepared_texts(encoder, kind, {item: loaded[item] for item in batch})
     for item in batch:
         if isinstance(loaded[item], Exception):
             refuse(item, loaded[item], journal, options)
@@ -294,18 +303,18 @@ def compute_kind(
         journal.add(fine, rows[torch.tensor(finite)].to(options.dtype))
 
 
-def prepared_texts(encoder: Encoder, texts: dict[Item, Any]) -> dict[Item, Any]:
+def prepared_texts(encoder: Encoder, kind: str, texts: dict[Item, Any]) -> dict[Item, Any]:
     """Texts as the model takes them, {name: [1, N]} each: tokenized together, padded alike."""
     good = [item for item, text in texts.items() if isinstance(text, str)]
     try:
-        batch = encoder.prepare("text", [texts[item] for item in good]) if good else {}
+        batch = encoder.prepare(kind, [texts[item] for item in good]) if good else {}
         return {item: {name: x[i : i + 1] for name, x in batch.items()} for i, item in enumerate(good)}
     except ValueError as error:
         if len(good) == 1:
             return {good[0]: error}
         made: dict[Item, Any] = {}
         for item in good:
-            made |= prepared_texts(encoder, {item: texts[item]})
+            made |= prepared_texts(encoder, kind, {item: texts[item]})
         return made
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.modality import NAMES, file_modality
+from zoo.preprocessing.modality import MODALITIES, NAMES, file_modality
 from zoo.utils.errors import LoadError
 from zoo.utils.files import write_atomic
 
@@ -95,6 +95,9 @@ class Embeddings:
     def path(self, row: int) -> Path | None:
         """The file that a row is of; None of a text that was given as it is."""
         item = self.items[row]
+        if MODALITIES[item.kind].records is not None:
+            file, _ = split_name(item.name)
+            return None if not file else self.folder / file if self.folder else Path(file)
         if item.kind == "text" and file_modality(item.name) != "text":
             return None
         return self.folder / item.name if self.folder else Path(item.name)
@@ -194,3 +197,17 @@ def _described(file: Path, vectors: Tensor, items: Sequence[Item], metadata: dic
     folder = Path(metadata["folder"]) if metadata["folder"] else None
     broken = json.loads(metadata["broken"])
     return Embeddings(vectors, items, metadata["fingerprint"], folder, metadata["source"], broken, file)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(name of the file, name of the record) of an item; the record is empty for a file, and the file for an item that
+    was given as it is."""
+    for place, character in enumerate(name):
+        if character == "#" and _has_records(name[:place]):
+            return name[:place], name[place + 1 :]
+    return (name, "") if _has_records(name) else ("", "")
+
+
+def _has_records(name: str) -> bool:
+    kind = file_modality(name)
+    return kind is not None and MODALITIES[kind].records is not None

@@ -39,6 +39,11 @@ class Encoder:
         if getattr(model, "preprocess", None) is None:
             raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
 
+    @property
+    def strings(self) -> str:
+        """The modality of strings that are no paths: "text", or of a model that reads no texts "protein"."""
+        return next((kind for kind in self.modalities if MODALITIES[kind].strings), "text")
+
     def need(self, kind: str, what: str = "") -> None:
         """Raise ValueError unless there is a tower for `kind`."""
         if kind not in self.modalities:

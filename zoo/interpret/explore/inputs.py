@@ -123,7 +123,7 @@ def one_row(batch: dict[str, Tensor], name: str = "") -> dict[str, Tensor]:
 
 def positions_of(tower: Any, processor: Any, name: str, item: Any, batch: Mapping[str, Tensor]) -> Positions:
     """The positions of a stack that reads one modality. batch: under the names of the tower."""
-    if name == "text":
+    if MODALITIES[name].strings:
         return of_text(processor, batch["input_ids"], batch.get("attention_mask"))
     if name == "point_cloud":
         return of_points(batch["points"][0, :, :3])

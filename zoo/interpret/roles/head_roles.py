@@ -140,7 +140,7 @@ def modality_of(part: Any) -> str:
             f"head_roles does not measure {type(part).__name__}, which takes {', '.join(part.inputs)}: expected a "
             "model of texts, images or audio, or one with separate towers"
         )
-    return found[0]
+    return "text" if MODALITIES[found[0]].strings else found[0]
 
 
 def check_items(items: list[Any], modality: str, part: Any) -> None:
