@@ -260,7 +260,8 @@ class Work:
 def shown(row: Row) -> str:
     """A row in the table on the screen: its file, or its text, shortened."""
     if "file" in row.values:
-        return str(row.values["file"])
+        file = str(row.values["file"])
+        return row.name if row.name.startswith(file) else file  # with the name of its record, of a file of several
     if not isinstance(row.item, str | tuple):
         return row.name
     text = row.item if isinstance(row.item, str) else " | ".join(row.item)

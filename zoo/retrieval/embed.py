@@ -138,7 +138,7 @@ def items_of_folder(folder: Path, modalities: Sequence[str], out: Path | None = 
         )
     if others:
         announce(f"not embedded, no {' or '.join(MODALITIES[k].plural for k in modalities)}: {describe_files(others)}")
-    return sorted(found, key=lambda item: item.name)
+    return sorted(found, key=lambda item: split_name(item.name)[0] or item.name)  # records in the order of their file
 
 
 def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
