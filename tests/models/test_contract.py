@@ -285,7 +285,9 @@ CONVOLUTIONAL = [
     f.name for f in families() if f.name not in {*ROWS, *TOWERS, *ENCODER_DECODERS}
     and not any(isinstance(module, Stack) for module in on_meta(next(iter(f.variants))).modules())
 ]  # fmt: skip
-OTHERS = {*ROWS, *TOWERS, *ENCODER_DECODERS, *CONVOLUTIONAL}
+# tests/models/test_graphs.py has theirs
+GRAPHS = [f.name for f in families() if f.modality == "graph"]
+OTHERS = {*ROWS, *TOWERS, *ENCODER_DECODERS, *CONVOLUTIONAL, *GRAPHS}
 ROWS |= {name: discovered(name) for name in family_names() if name not in OTHERS}
 SMALL = [name for name in family_names() if name in ROWS]
 SHAPES = [(name, shape) for name in SMALL for shape in ("", *ROWS[name].more)]

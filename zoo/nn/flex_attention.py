@@ -17,8 +17,9 @@ from torch.nn.attention.flex_attention import flex_attention as torch_flex_atten
 
 from zoo.nn import block_masks
 from zoo.nn.block_masks import blocks_of, is_compile_error, is_constant, kept, own_code, signature
+from zoo.nn.graph_mask import EdgeBias, GraphMask
 from zoo.nn.index_functions import Index
-from zoo.nn.masks import GraphMask, Mask, NoMask, PaddingMask, TensorMask
+from zoo.nn.masks import Mask, NoMask, PaddingMask, TensorMask
 from zoo.nn.position_biases import Bias, BiasView, TensorBias
 
 # Entries of a mask or bias that are written out as a table on a GPU: 1 GB of bools, up to 10 GB while it is computed.
@@ -45,7 +46,7 @@ class FlexError(RuntimeError):
 def is_pattern(mask: Mask, bias: Bias | None) -> bool:
     """Whether mask or bias are functions of positions, and no part of them is a table already or a graph."""
     leaves = mask.leaves() + (() if bias is None else bias.leaves())
-    if any(isinstance(leaf, (TensorMask, TensorBias, GraphMask)) for leaf in leaves):
+    if any(isinstance(leaf, (TensorMask, TensorBias, GraphMask, EdgeBias)) for leaf in leaves):
         return False
     return bias is not None or any(not isinstance(part, PaddingMask) for part in mask.parts())
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from zoo.nn.block_patterns import BlockLayout, CausalWindow2D, NeighborBlocks, WindowPartition, layout_tensor
 from zoo.nn.global_tokens import GlobalKeys
+from zoo.nn.graph_mask import GraphMask
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.masks import (
     And,
     Causal,
     DocumentMask,
     GlobalTokensMask,
-    GraphMask,
     MaskView,
     Or,
     PaddingMask,

@@ -234,30 +234,6 @@ class DocumentMask(Mask):
         return self.ids[b, q] == self.ids[b, k]
 
 
-class GraphMask(Mask):
-    """A graph of `nodes`: query `edges[1, e]` attends to key `edges[0, e]` (source, target, as in torch_geometric)."""
-
-    def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True) -> None:
-        if edges.ndim != 2 or edges.shape[0] != 2:
-            raise ValueError(f"edges: expected shape [2, E], got {tuple(edges.shape)} (nodes={nodes})")
-        if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-            raise ValueError(
-                f"edges: expected node numbers 0 to {nodes - 1} (nodes={nodes}), got {int(edges.min())} to "
-                f"{int(edges.max())}"
-            )
-        loops = torch.arange(nodes, device=edges.device) if self_loops else edges.new_empty(0)
-        source, target = torch.cat([edges[0], loops]), torch.cat([edges[1], loops])
-        self.nodes = nodes
-        self.codes = torch.unique(target * nodes + source)  # sorted, for binary search instead of an N x N matrix
-
-    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
-        code = q * self.nodes + k
-        if len(self.codes) == 0:
-            return code < 0
-        index = torch.searchsorted(self.codes, code.contiguous()).clamp(max=len(self.codes) - 1)
-        return self.codes[index] == code
-
-
 class TensorMask(TensorFunction, Mask):
     """A precomputed mask: a bool tensor [B or 1, H or 1, N, M], True where a query may attend."""
 

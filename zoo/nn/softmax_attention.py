@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.core import Core, CoreSpec, attention, masked_softmax
+from zoo.nn.edges import Edges
+from zoo.nn.graph_core import EdgeCore
+from zoo.nn.graph_mask import GraphMask
 from zoo.nn.init import Initializer, normal_
-from zoo.nn.masks import AnyMask, as_mask
+from zoo.nn.masks import AnyMask, MaskView, as_mask
 from zoo.nn.position_biases import AnyBias
 from zoo.nn.sdpa import attend, repeat_kv
 
 
 @attention("softmax")
-class SoftmaxAttention(Core):
+class SoftmaxAttention(EdgeCore):
     """softmax(q k^T * scale + bias) v (Vaswani et al. 2017), by fused kernels where they are faster."""
 
     caps_scores = True
@@ -21,12 +24,32 @@ class SoftmaxAttention(Core):
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return masked_softmax(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
-    def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
-        return self.weights(q, k, mask, bias)
+    def maps(
+        self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None, edge_keys: Tensor | None = None
+    ) -> Tensor:
+        return self.weights(q, k, mask, bias) if edge_keys is None else super().maps(q, k, mask, bias, edge_keys)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: AnyMask = None,
+        bias: AnyBias = None,
+        edge_keys: Tensor | None = None,
+        edge_values: Tensor | None = None,
+    ) -> Tensor:
+        graph = mask.inner if type(mask) is MaskView else mask
+        if type(graph) is GraphMask or edge_keys is not None:
+            return super().forward(q, k, v, mask, bias, edge_keys, edge_values)
         dropout = self.spec.dropout if self.training else 0.0
         return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern, self.spec.softcap)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
+        return attend(q, k, v, mask, bias, self.scale, self.dropout, self.pattern, self.spec.softcap)
+
+    def edge_scores(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
+        return self.edge_products(q, k, edges, edge_keys)
 
 
 @attention("additive")

@@ -1,0 +1,154 @@
+"""The contract of models of graphs, whose batch is one graph of all nodes and has no rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peers import close
+from torch import Tensor
+
+import zoo
+from zoo.models.example_batch import example_batch
+from zoo.models.registry import families, family
+
+FAMILIES = [f.name for f in families() if f.modality == "graph"]
+KINDS = ("softmax", "gat", "gatv2", "additive", "local")
+SMALL = dict(in_features=5, num_classes=3, width=16, heads=4, depth=2, dropout=0.0, attention_dropout=0.0)
+
+
+def small(name: str, **options: Any) -> zoo.Model:
+    own = family(name)
+    more = {"edge_dim": 3} if name == "graph_transformer" else {}
+    return zoo.create_model(next(iter(own.variants)), seed=0, **SMALL | more | options).eval()
+
+
+def graded(model: zoo.Model, batch: dict[str, Tensor], run: Callable[..., Tensor] | None = None) -> list[Tensor]:
+    model.zero_grad()
+    y = (run or model)(**batch)
+    y.mul(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)).sum().backward()
+    missing = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing
+    return [y.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def permuted(batch: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """The batch with its nodes in another order, and its edges in the reverse one."""
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    found = batch | {"node_features": batch["node_features"][order], "edge_index": place[batch["edge_index"]].flip(1)}
+    return found | ({"edge_features": batch["edge_features"].flip(0)} if "edge_features" in batch else {})
+
+
+def alone(batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """One graph of the batch of two with eight nodes each."""
+    own = batch["edge_index"][0] // 8 == number
+    found = {"node_features": batch["node_features"][8 * number : 8 * number + 8],
+             "edge_index": batch["edge_index"][:, own] - 8 * number}  # fmt: skip
+    return found | ({"edge_features": batch["edge_features"][own]} if "edge_features" in batch else {})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_and_a_graph_does_not_depend_on_its_batch(name: str, kind: str) -> None:
+    model = small(name, attention=kind)
+    batch = example_batch(model)
+    graded(model, batch)
+    with torch.no_grad():
+        y = model(**batch)
+        for number in (0, 1):
+            close(model(**alone(batch, number)), y[8 * number : 8 * number + 8])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("head", ["token", "classify", "pool", None])
+def test_heads_and_another_order_of_the_nodes(name: str, head: str | None) -> None:
+    model = small(name, head=head).double()
+    batch = example_batch(model)
+    batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+    order = torch.cat([torch.randperm(8, generator=torch.Generator().manual_seed(2)), 8 + torch.arange(8)])
+    y, other = model(**batch), model(**permuted(batch, order))
+    per_node = head in ("token", None)
+    assert y.shape == ((16 if per_node else 2), {"token": 3, "classify": 3, "pool": 16, None: 16}[head])
+    assert (other - (y[order] if per_node else y)).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saves_loads_and_checkpoints(name: str, tmp_path: Path) -> None:
+    model = small(name)
+    batch = example_batch(model)
+    kept = graded(model, batch)
+    model.set_checkpointing(True)
+    for a, b in zip(graded(model, batch), kept, strict=True):
+        close(a, b)
+    model.set_checkpointing(False)
+    loaded = zoo.load(zoo.save(model, tmp_path / "model"))
+    assert loaded.config == model.config and not loaded.load_report.initialized
+    assert loaded.preprocess is None or loaded.preprocess.in_features == 5
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(**batch), model(**batch))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_layers_and_nodes_without_edges(name: str) -> None:
+    model = small(name, head=None)
+    batch = example_batch(model)
+    last, (low, high) = model.encode(**batch, layers=[0, -1])
+    assert torch.equal(last, model(**batch)) and low.shape == high.shape == last.shape
+    bare = {"node_features": batch["node_features"]}
+    if "edge_features" in batch:
+        bare |= {"edge_index": batch["edge_index"][:, :0], "edge_features": batch["edge_features"][:0]}
+    assert model(**bare).isfinite().all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"node_features": torch.zeros(16, 4)}, r"node_features is \[16, 4\]: expected \[N, 5\]"),
+        ({"edge_index": torch.tensor([[0], [16]])}, "expected node numbers 0 to 15"),
+        ({"edge_index": torch.tensor([[0.0], [1.0]])}, "expected integers"),
+        ({"graph_sizes": torch.tensor([8, 9])}, "whose sum is 16"),
+    ],
+)
+def test_bad_input(name: str, change: dict[str, Tensor], message: str) -> None:
+    model = small(name, head="classify")
+    with pytest.raises(ValueError, match=message):
+        model(**example_batch(model) | change)
+
+
+def test_edge_features_that_are_missing_or_too_many() -> None:
+    model = small("graph_transformer")
+    batch = example_batch(model)
+    with pytest.raises(ValueError, match=r"edge_features is missing: expected \[E, 3\]"):
+        model(batch["node_features"], batch["edge_index"])
+    with pytest.raises(ValueError, match="was made without: set edge_dim=3"):
+        small("graph_transformer", edge_dim=None)(**batch)
+
+
+@pytest.mark.parametrize("version", ["gat", "gatv2"])
+@torch.no_grad()
+def test_the_network_of_the_paper_as_torch_geometric_computes_it(version: str) -> None:
+    """Two layers: heads side by side and ELU, then heads averaged."""
+    layers: Any = pytest.importorskip("torch_geometric.nn")
+    conv = layers.GATConv if version == "gat" else layers.GATv2Conv
+    first, second = conv(5, 4, heads=4).double(), conv(16, 3, heads=2, concat=False).double()
+    model = small("gat", depth=1, head_heads=2, attention=version, shared=version == "gat").double()
+    generator = torch.Generator().manual_seed(3)
+    for p in model.parameters():
+        p.copy_(torch.randn(p.shape, generator=generator))
+    names = {"core.source": "att_src", "core.target": "att_dst", "core.a": "att", "bias": "bias"}
+    names |= {"k.weight": "lin.weight"} if version == "gat" else {
+        f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in (("k", "lin_l"), ("q", "lin_r")) for part in
+        ("weight", "bias")}  # fmt: skip
+    for layer, mixer in ((first, model.blocks[0].mixer), (second, model.head.mixer)):
+        own = dict(mixer.named_parameters())
+        assert own.keys() == names.keys() & own.keys() and len(own) == len(layer.state_dict())
+        for ours, p in own.items():
+            layer.state_dict()[names[ours]].copy_(p.view_as(layer.state_dict()[names[ours]]))
+    batch = example_batch(model)
+    x, edges = batch["node_features"].double(), batch["edge_index"]
+    expected = second(torch.nn.functional.elu(first(x, edges)), edges)
+    assert (model(x, edges) - expected).abs().max() <= 1e-10

@@ -1,0 +1,156 @@
+"""Graph attention networks: GAT (Velickovic et al. 2018, https://arxiv.org/abs/1710.10903) and GATv2 (Brody et al.
+2022, https://arxiv.org/abs/2105.14491)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.family import Family
+from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
+from zoo.nn.context import Context
+from zoo.nn.core import CoreSpec
+from zoo.nn.graph_mask import GraphMask
+from zoo.nn.init import Initializer
+from zoo.nn.kv_cache import LayerState
+from zoo.nn.registry import build_core, for_layer
+from zoo.nn.stack import Stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class GATConfig(GraphConfig):
+    """width: heads * head_dim, of the hidden states. depth: hidden layers; head="token" is one more layer of
+    attention, whose heads are averaged. head_heads: its heads. attention: "gat", "gatv2" or any other kind. shared:
+    whether queries, keys and values are one projection, as in GAT; in GATv2 queries have their own. residual: whether a
+    hidden layer adds its input, by a projection where the widths differ. See GraphConfig for the other fields.
+    """
+
+    depth: int = 1
+    heads: int = 8
+    head_heads: int = 1
+    attention: Any = "gat"
+    shared: bool = True
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.edge_dim is not None:
+            raise ValueError(f"edge_dim={self.edge_dim}: GAT takes no edge features here: use graph_transformer")
+        if self.head_dim is None and self.width % self.heads:
+            raise ValueError(f"width={self.width} is not divisible by heads={self.heads}: choose a divisor")
+        if self.head_dim is not None and self.head_dim * self.heads != self.width:
+            raise ValueError(f"width={self.width}: expected heads * head_dim = {self.heads * self.head_dim}")
+        if self.head_heads < 1:
+            raise ValueError(f"head_heads={self.head_heads}: expected at least 1")
+
+
+class GraphAttention(nn.Module):
+    """A layer of GAT without its activation: x [1, N, D] -> [1, N, H * P], or the mean of the heads [1, N, P].
+
+    Values are the projected keys. shared: so are the queries.
+    """
+
+    packs = True
+    reads_bias = True
+
+    def __init__(self, width: int, spec: CoreSpec, attention: Any, *, shared: bool, average: bool = False) -> None:
+        super().__init__()
+        inner = spec.heads * spec.head_dim
+        self.average = average
+        self.k = nn.Linear(width, inner, bias=not shared)
+        self.q = None if shared else nn.Linear(width, inner)
+        self.core = build_core(attention, spec)
+        self.bias = nn.Parameter(torch.empty(spec.head_dim if average else inner))
+
+    def initialize(self, generator_for: Initializer) -> None:
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+        shape = (*x.shape[:2], self.core.spec.heads, -1)
+        k = self.k(x).view(shape).transpose(1, 2)
+        q = k if self.q is None else self.q(x).view(shape).transpose(1, 2)
+        y = self.core(q, k, k, context.mask, context.bias)  # B H N P
+        y = y.mean(1) if self.average else y.transpose(1, 2).flatten(2)
+        return y + self.bias
+
+
+class GATBlock(nn.Module):
+    """ELU of a layer of attention, with dropout on its input, and with `residual` plus the input."""
+
+    shifts_tokens = False
+
+    def __init__(self, width: int, mixer: GraphAttention, out: int, dropout: float, residual: bool) -> None:
+        super().__init__()
+        self.mixer, self.dropout, self.mlp = mixer, dropout, None
+        self.skip: nn.Module | None = None
+        if residual:
+            self.skip = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
+
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
+        x = F.dropout(x, self.dropout, self.training)
+        y = self.mixer(x, context, state)
+        return F.elu(y if self.skip is None else y + self.skip(x))
+
+
+class NodeAttentionHead(nn.Module):
+    """Scores [N, C] by a layer of attention whose heads are averaged."""
+
+    def __init__(self, width: int, spec: CoreSpec, attention: Any, *, shared: bool, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.mixer = GraphAttention(width, spec, attention, shared=shared, average=True)
+
+    def forward(self, x: Tensor, graph: GraphMask) -> Tensor:
+        x = F.dropout(x, self.dropout, self.training)
+        return self.mixer(x[None], Context(mask=graph))[0]
+
+
+class GAT(GraphModel):
+    """forward(node_features [N, F], edge_index [2, E], graph_sizes [G]) -> output of the head; see GraphModel."""
+
+    def __init__(self, config: GATConfig) -> None:
+        super().__init__(config)
+        c = config
+        widths = [c.in_features, *[c.width] * c.depth]
+        blocks: Any = [self.make_block(layer, widths[layer]) for layer in range(c.depth)]
+        self.blocks = Stack(blocks)
+        self.head = self.make_head()
+
+    def spec(self, layer: int, heads: int, head_dim: int) -> CoreSpec:
+        c = self.config
+        return CoreSpec(heads, heads, head_dim, layer=layer, depth=c.depth + 1, dropout=c.attention_dropout)
+
+    def make_block(self, layer: int, width: int) -> GATBlock:
+        c = self.config
+        spec = self.spec(layer, c.heads, c.width // c.heads)
+        mixer = GraphAttention(width, spec, for_layer(c.attention, layer, c.depth + 1), shared=c.shared)
+        return GATBlock(width, mixer, c.width, c.dropout, c.residual)
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "token":
+            spec = self.spec(c.depth, c.head_heads, c.num_classes)
+            kind = for_layer(c.attention, c.depth, c.depth + 1)
+            return NodeAttentionHead(c.width, spec, kind, shared=c.shared, dropout=c.dropout)
+        if c.head is None:
+            return None
+        return GraphPooling(c.pool, c.width, c.num_classes if c.head == "classify" else None, c.dropout)
+
+    def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
+        return node_features
+
+    def classify_nodes(self, x: Tensor, edge_index: Tensor | None, edge_features: Tensor | None) -> Tensor:
+        assert self.head is not None
+        no_edges = torch.empty(2, 0, dtype=torch.long, device=x.device)
+        return self.head(x, GraphMask(no_edges if edge_index is None else edge_index, len(x)))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gat_cora": dict(width=64, heads=8, in_features=1433, num_classes=7, dropout=0.6, attention_dropout=0.6),
+    "gat_small": dict(width=64, heads=8, depth=2),
+    "gatv2_small": dict(width=64, heads=8, depth=2, attention="gatv2", shared=False),
+}
+
+FAMILY = Family("gat", GAT, GATConfig, "graph", VARIANTS)

@@ -1,0 +1,187 @@
+"""Base classes of models of graphs: inputs, the mask of the edges, and heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.models.base import Model
+from zoo.models.config import Config, ProblemType
+from zoo.nn.context import Context
+from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.stack import Stack
+from zoo.preprocessing.graph import GraphProcessor
+
+HEADS = ("token", "classify", "pool", None)
+GraphPoolingMode = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig(Config):
+    """Base config of families of graphs.
+
+    in_features, edge_dim: numbers of a node, and of an edge (None: edges have none). num_classes: of head="token" for
+    each node, and of head="classify" for a graph. problem_type: of head="classify", see `ProblemType`. pool: how the
+    nodes of a graph become its features.
+    """
+
+    head: str | None = "token"
+    in_features: int = 64
+    edge_dim: int | None = None
+    num_classes: int = 7
+    problem_type: ProblemType | None = None
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    head_dim: int | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    attention: Any = "softmax"
+    pool: GraphPoolingMode = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in HEADS:
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
+        for name in ("in_features", "edge_dim"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+
+
+class GraphModel(Model):
+    """forward(node_features [N, F], edge_index [2, E], edge_features [E, D], graph_sizes [G]) -> output of the head:
+    token [N, C] for each node, classify [G, C] and pool [G, width] for each graph, None: hidden states [N, width].
+
+    The nodes of all graphs of a batch stand one after another, and edges are between their numbers in the batch, from
+    sources to targets; graph_sizes has the nodes of each graph, in order (None: one graph). A graph has the same
+    outputs in any batch, and nodes in another order have their outputs in that order. Edges are a set: one that is
+    there several times counts once.
+    """
+
+    inputs = ("node_features", "edge_index", "edge_features", "graph_sizes")
+    self_loops = True  # whether each node attends to itself
+    blocks: Stack
+
+    def default_preprocess(self) -> GraphProcessor:
+        return GraphProcessor(in_features=self.config.in_features, edge_dim=self.config.edge_dim)
+
+    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Two graphs of eight nodes: a ring, and a ring with chords."""
+        nodes = torch.arange(8)
+        ring = torch.stack([nodes, (nodes + 1) % 8])
+        chords = torch.stack([nodes, (nodes + 3) % 8])
+        edges = torch.cat([ring, ring.flip(0), 8 + ring, 8 + chords], 1)
+        batch |= {"edge_index": edges, "graph_sizes": torch.tensor([8, 8])}
+        if self.config.edge_dim:
+            count = edges.shape[1] * self.config.edge_dim
+            batch["edge_features"] = torch.linspace(-1, 1, count).view(-1, self.config.edge_dim)
+        return batch
+
+    def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
+        """Node features [N, F] -> the input of the blocks [N, D]; edge_features [E', D] in the order of the mask."""
+        raise NotImplementedError
+
+    def edge_bias(self, graph: GraphMask, edge_features: Tensor | None) -> EdgeBias | None:
+        """What the edge features [E', D], in the order of the mask, add to the scores."""
+        return None
+
+    def encode(
+        self,
+        node_features: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        edge_features: Tensor | None = None,
+        graph_sizes: Tensor | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Hidden states [N, D] of the nodes. layers: see `Model.encode`."""
+        x = self.check_inputs(unknown, node_features)
+        graph = self.graph_of(x, edge_index)
+        features = self.aligned(graph, edge_features)
+        hidden = self.blocks(
+            self.embed(x, graph, features)[None],
+            Context(mask=graph, bias=self.edge_bias(graph, features)),
+            layers=layers,
+        )
+        if layers is None:
+            return hidden[0]
+        return hidden[0][0], [each[0] for each in hidden[1]]
+
+    def forward(
+        self,
+        node_features: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        edge_features: Tensor | None = None,
+        graph_sizes: Tensor | None = None,
+        **unknown: Any,
+    ) -> Tensor:
+        x = self.encode(node_features, edge_index, edge_features, graph_sizes, **unknown)
+        if self.head is None:
+            return x
+        if self.config.head == "token":
+            return self.classify_nodes(x, edge_index, edge_features)
+        return self.head(x, graph_sizes)
+
+    def classify_nodes(self, x: Tensor, edge_index: Tensor | None, edge_features: Tensor | None) -> Tensor:
+        """Scores [N, C] of the nodes from their hidden states [N, D]."""
+        assert self.head is not None
+        return self.head(x)
+
+    def graph_of(self, x: Tensor, edge_index: Tensor | None) -> GraphMask:
+        """The mask of the edges. Raises ValueError for node features and edges of other shapes, and edges to nodes that
+        are not there."""
+        if x.ndim != 2 or x.shape[1] != self.config.in_features:
+            raise ValueError(f"node_features is {list(x.shape)}: expected [N, {self.config.in_features}], the nodes of "
+                             "all graphs of the batch")  # fmt: skip
+        if edge_index is None:
+            edge_index = torch.empty(2, 0, dtype=torch.long, device=x.device)
+        return GraphMask(edge_index, len(x), self_loops=self.self_loops)
+
+    def aligned(self, graph: GraphMask, edge_features: Tensor | None) -> Tensor | None:
+        """Edge features in the order of the mask. Raises ValueError for none or others than `config.edge_dim`."""
+        expected = self.config.edge_dim
+        if expected is None:
+            if edge_features is not None:
+                raise ValueError(f"edge_features is given, and {type(self).__name__} was made without: set edge_dim="
+                                 f"{edge_features.shape[-1]}")  # fmt: skip
+            return None
+        if edge_features is None or edge_features.ndim != 2 or edge_features.shape[1] != expected:
+            found = "missing" if edge_features is None else str(list(edge_features.shape))
+            raise ValueError(f"edge_features is {found}: expected [E, {expected}], a row for each edge")
+        return graph.align(edge_features)
+
+
+class GraphPooling(nn.Module):
+    """Hidden states [N, D] of the nodes of all graphs -> features [G, D], or with `classes` scores [G, C].
+
+    mode: "mean" or "sum" over the nodes of each graph.
+    """
+
+    def __init__(self, mode: GraphPoolingMode, width: int, classes: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.mode, self.dropout = mode, dropout
+        self.proj = None if classes is None else nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, graph_sizes: Tensor | None = None) -> Tensor:
+        """graph_sizes: nodes of each graph [G]. Raises ValueError if they are not those of x."""
+        y = pool_graphs(x, graph_sizes, self.mode)
+        return y if self.proj is None else self.proj(F.dropout(y, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        return f"{self.mode!r}"
+
+
+def pool_graphs(x: Tensor, sizes: Tensor | None, mode: GraphPoolingMode) -> Tensor:
+    """Sums or means [G, D] of x [N, D] over the nodes of each graph; a graph without nodes has zeros."""
+    if sizes is None:
+        return x.sum(0, keepdim=True) if mode == "sum" else x.mean(0, keepdim=True)
+    if sizes.ndim != 1 or sizes.is_floating_point() or (x.device.type == "cpu" and int(sizes.sum()) != len(x)):
+        raise ValueError(f"graph_sizes={sizes.tolist()}: expected integers [G] whose sum is {len(x)}, the nodes of all "
+                         "graphs")  # fmt: skip
+    graph = torch.repeat_interleave(torch.arange(len(sizes), device=x.device), sizes.to(x.device), output_size=len(x))
+    sums = x.new_zeros(len(sizes), x.shape[1]).index_add(0, graph, x)
+    return sums if mode == "sum" else sums / sizes.to(x).clamp(min=1)[:, None]

@@ -1,0 +1,3 @@
+from zoo.models.graph_transformer.model import FAMILY, GraphTransformer, GraphTransformerConfig
+
+__all__ = ["FAMILY", "GraphTransformer", "GraphTransformerConfig"]

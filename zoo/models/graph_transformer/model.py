@@ -1,0 +1,84 @@
+"""A transformer whose nodes attend to their neighbors (Dwivedi and Bresson 2021, https://arxiv.org/abs/2012.09699).
+
+Blocks are those of any transformer here, with the graph as the mask of their attention. Edge features add to the
+scores, with values for each head, and to the nodes that the edges lead to.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.models.family import Family
+from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
+from zoo.nn.block_config import BlockConfig
+from zoo.nn.graph_mask import EdgeBias, GraphMask
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphTransformerConfig(GraphConfig):
+    """See GraphConfig and BlockConfig for the fields."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 8
+    kv_heads: int | None = None
+    mlp_dim: int | None = None
+    act: str = "gelu"
+    norm_eps: float = 1e-5
+    drop_path: float = 0.0
+    mixer: Any = None
+
+
+class GraphTransformer(GraphModel):
+    """forward(node_features [N, F], edge_index [2, E], edge_features [E, D], graph_sizes [G]); see GraphModel."""
+
+    def __init__(self, config: GraphTransformerConfig) -> None:
+        super().__init__(config)
+        c = config
+        spec = BlockConfig.of(c)
+        self.nodes = nn.Linear(c.in_features, c.width)
+        self.edges = None if c.edge_dim is None else nn.Linear(c.edge_dim, c.heads)
+        self.incoming = None if c.edge_dim is None else nn.Linear(c.edge_dim, c.width, bias=False)
+        self.blocks = spec.stack(c.depth)
+        self.head = self.make_head()
+
+    def make_head(self) -> nn.Module | None:
+        c = self.config
+        if c.head == "token":
+            return NodeHead(c.width, c.num_classes, c.dropout)
+        if c.head is None:
+            return None
+        return GraphPooling(c.pool, c.width, c.num_classes if c.head == "classify" else None, c.dropout)
+
+    def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
+        x = self.nodes(node_features)
+        if self.incoming is None or edge_features is None:
+            return x
+        return x.index_add(0, graph.edges.target, self.incoming(edge_features))
+
+    def edge_bias(self, graph: GraphMask, edge_features: Tensor | None) -> EdgeBias | None:
+        if self.edges is None or edge_features is None:
+            return None
+        return EdgeBias(graph, self.edges(edge_features))
+
+
+class NodeHead(nn.Module):
+    """Scores [N, C] of nodes from their hidden states [N, D]."""
+
+    def __init__(self, width: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.dropout(x))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "graph_transformer_tiny": dict(width=64, depth=3, heads=4),
+    "graph_transformer_small": {},
+    "graph_transformer_base": dict(width=256, depth=8, heads=8),
+}
+
+FAMILY = Family("graph_transformer", GraphTransformer, GraphTransformerConfig, "graph", VARIANTS)

@@ -1,0 +1,156 @@
+"""Base class of attention kinds that can compute the edges of a graph alone."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.nn.core import Core
+from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
+from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.masks import NO_MASK, AnyMask, MaskView
+from zoo.nn.position_biases import AnyBias, Bias, BiasView, Sum, as_bias
+from zoo.nn.sdpa import check_inputs, repeat_kv, soft_capped
+
+
+class EdgeCore(Core):
+    """Base class of kinds with a score for each pair of query and key, and a softmax over the keys.
+
+    Where the mask is a `GraphMask` alone, `forward` computes its edges in time and memory O(E), or reads the matrix of
+    all pairs, as `GraphMask.sparse` says; both give the same outputs. Subclasses define `edge_scores` beside `weights`.
+
+    edge_keys [E, H, P]: what is added to the key of each edge, and edge_values [E, H, P] to its value, in the order of
+    `GraphMask.edge_index` (edge features). With them the mask must be a graph, whose edges are computed alone.
+    """
+
+    def edge_scores(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
+        """The scores [E, R] of edges for q, k [R, N, P]; R counts rows and heads. edge_keys: [E, R, P]."""
+        raise NotImplementedError
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
+        """The outputs from all pairs."""
+        return super().forward(q, k, v, mask, bias)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: AnyMask = None,
+        bias: AnyBias = None,
+        edge_keys: Tensor | None = None,
+        edge_values: Tensor | None = None,
+    ) -> Tensor:
+        graph = mask.inner if type(mask) is MaskView else mask
+        if type(graph) is GraphMask or edge_keys is not None or edge_values is not None:
+            graph = self.graph_of(mask, q, k, edge_keys is not None or edge_values is not None)
+            if graph is not None:
+                return self.attend_edges(q, k, v, graph, bias, edge_keys, edge_values)
+        return self.attend(q, k, v, mask, bias)
+
+    def maps(
+        self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None, edge_keys: Tensor | None = None
+    ) -> Tensor:
+        """Attention weights [B, H, N, M], see `Core.maps`."""
+        if edge_keys is None:
+            return super().maps(q, k, mask, bias)
+        graph = self.graph_of(mask, q, k, True)
+        assert graph is not None
+        graph.check_dense()
+        weights = self.edge_weights(q, k, graph, bias, edge_keys)  # B H E
+        pairs = weights.new_zeros(*weights.shape[:2], graph.nodes * graph.nodes)
+        return pairs.index_copy(2, graph.codes, weights).unflatten(2, (graph.nodes, graph.nodes))
+
+    def graph_of(self, mask: AnyMask, q: Tensor, k: Tensor, needed: bool = False) -> GraphMask | None:
+        """The graph whose edges are computed alone, None for all pairs. needed: raise ValueError instead of None."""
+        alone = mask.inner if isinstance(mask, MaskView) and not mask.depends_on_batch else mask
+        fits = isinstance(alone, GraphMask) and q.shape[2] == k.shape[2] == alone.nodes and self.pattern == NO_MASK
+        if isinstance(alone, GraphMask) and fits and (needed or alone.sparse):
+            return alone
+        if needed:
+            raise ValueError(
+                f"edge features need a zoo.nn.GraphMask of {q.shape[2]} nodes and no other mask, given {mask!r:.200} "
+                f"and the pattern {self.pattern!r:.100}"
+            )
+        return None
+
+    @torch.compiler.disable
+    def attend_edges(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        graph: GraphMask,
+        bias: AnyBias = None,
+        edge_keys: Tensor | None = None,
+        edge_values: Tensor | None = None,
+    ) -> Tensor:
+        """The outputs [B, H, N, P] from the edges alone."""
+        check_inputs(q, k, v)
+        rows, heads = q.shape[:2]
+        weights = self.weights_of_edges(q, k, graph, bias, edge_keys)
+        if self.dropout:
+            weights = F.dropout(weights, self.dropout)
+        values = repeat_kv(v, heads).flatten(0, 1).to(weights.dtype)
+        y = WeightedSums.apply(weights, values, graph.edges)  # R N P
+        if edge_values is not None:
+            parts = (weights[..., None] * of_rows(edge_values, rows).to(weights.dtype)).flatten(1)
+            y = y + sum_of_edges(parts, graph.edges).view(graph.nodes, -1, v.shape[-1]).transpose(0, 1)
+        return y.unflatten(0, (rows, heads)).to(v.dtype)
+
+    def edge_weights(
+        self,
+        q: Tensor,
+        k: Tensor,
+        mask: AnyMask,
+        bias: AnyBias = None,
+        edge_keys: Tensor | None = None,
+    ) -> Tensor:
+        """Attention weights of the edges of a graph [B, H, E], in the order of `GraphMask.edge_index`."""
+        graph = self.graph_of(mask, q, k, True)
+        assert graph is not None
+        return self.weights_of_edges(q, k, graph, bias, edge_keys).T.unflatten(0, tuple(q.shape[:2])).to(q.dtype)
+
+    def weights_of_edges(
+        self, q: Tensor, k: Tensor, graph: GraphMask, bias: AnyBias, edge_keys: Tensor | None
+    ) -> Tensor:
+        """Attention weights [E, R], in float32 at least."""
+        rows, heads = q.shape[:2]
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        k = repeat_kv(k, heads).flatten(0, 1).to(dtype)
+        keys = None if edge_keys is None else of_rows(edge_keys, rows).to(dtype)
+        scores = self.edge_scores(q.flatten(0, 1).to(dtype), k, graph.edges, keys)
+        if (added := as_bias(bias)) is not None:
+            scores = scores + of_rows(at_edges(added, graph), rows).to(dtype)
+        return EdgeSoftmax.apply(scores, graph.edges)
+
+    def edge_products(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
+        """q . k * scale of edges [E, R], with the soft cap of the model."""
+        scores = Products.apply(q * self.scale, k, edges)
+        if edge_keys is not None:
+            queries = q.transpose(0, 1).index_select(0, edges.target)  # E R P
+            scores = scores + (queries * edge_keys).sum(-1) * self.scale
+        return soft_capped(scores, self.spec.softcap)
+
+
+def of_rows(values: Tensor, rows: int) -> Tensor:
+    """Values of edges and heads [E, H, ...] (or of edges, heads and rows) -> [E, R, ...], repeated for each row."""
+    return values if rows == 1 or values.shape[1] == 1 else values.repeat(1, rows, *[1] * (values.ndim - 2))
+
+
+def at_edges(bias: Bias, graph: GraphMask) -> Tensor:
+    """The values of a bias at the edges of a graph, [E, H or 1]. Raises ValueError for one that differs in rows."""
+    if bias.batch != 1:
+        raise ValueError(f"the bias has values for {bias.batch} rows, and a graph is one row for all: give one bias")
+    if isinstance(bias, BiasView) and bias.q is None and bias.k is None:
+        return at_edges(bias.inner, graph)
+    if isinstance(bias, Sum):
+        return at_edges(bias.left, graph) + at_edges(bias.right, graph)
+    if isinstance(bias, EdgeBias) and bias.graph is graph:
+        return bias.values
+    edges, device = graph.edges, graph.codes.device
+    heads = torch.arange(bias.heads, device=device)[None]
+    row = torch.zeros(1, 1, dtype=torch.long, device=device)
+    found: Any = bias(row, heads, edges.target[:, None], edges.source[:, None])
+    return found.expand(len(edges), bias.heads)

@@ -1,0 +1,139 @@
+"""Graphs as attention masks and biases: the mask of the edges, and values of edges that are added to the scores."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.nn.edges import Edges
+from zoo.nn.index_functions import Index
+from zoo.nn.masks import Mask
+from zoo.nn.position_biases import Bias
+
+# Attention takes the edges alone where there are at least so many nodes, and at most one edge for so many pairs.
+SPARSE_NODES, SPARSE_PAIRS = 64, 8
+DENSE_ENTRIES = 1 << 26  # of the matrix of all pairs, at most: 8,192 nodes
+
+
+class GraphMask(Mask):
+    """A graph of `nodes`: query `edges[1, e]` attends to key `edges[0, e]` (source, target, as in torch_geometric).
+
+    edges: int64 [2, E], in any order. They are a set: an edge or a self-loop that is there twice counts once.
+    self_loops: whether each node also attends to itself. A node without edges attends to nothing, and the attention of
+    it is zero.
+    sparse: whether attention kinds that can compute the edges alone, in O(E), do so instead of reading a matrix of all
+    pairs; None: where there are at least 64 nodes and at most an eighth of the pairs are edges. Other kinds read the
+    matrix, and refuse graphs of more than 8,192 nodes.
+
+    Raises ValueError for edges of another shape or type, and for nodes that are not there.
+    """
+
+    def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True, sparse: bool | None = None) -> None:
+        if edges.ndim != 2 or edges.shape[0] != 2:
+            raise ValueError(f"edges: expected shape [2, E], got {tuple(edges.shape)} (nodes={nodes})")
+        if edges.numel() and (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool):
+            raise ValueError(f"edges: expected integers, the numbers of nodes, got {edges.dtype} (nodes={nodes})")
+        edges = edges.long()
+        if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
+            raise ValueError(
+                f"edges: expected node numbers 0 to {nodes - 1} (nodes={nodes}), got {int(edges.min())} to "
+                f"{int(edges.max())}"
+            )
+        loops = torch.arange(nodes, device=edges.device) if self_loops else edges.new_empty(0)
+        source, target = torch.cat([edges[0], loops]), torch.cat([edges[1], loops])
+        self.nodes, self.self_loops, self.given = nodes, self_loops, edges
+        self.codes = torch.unique(target * nodes + source)  # sorted, for binary search instead of an N x N matrix
+        few = nodes >= SPARSE_NODES and len(self.codes) * SPARSE_PAIRS <= nodes * nodes
+        self.sparse = few if sparse is None else sparse
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        code = q * self.nodes + k
+        if len(self.codes) == 0:
+            return code < 0
+        index = torch.searchsorted(self.codes, code.contiguous()).clamp(max=len(self.codes) - 1)
+        return self.codes[index] == code
+
+    @cached_property
+    def edges(self) -> Edges:
+        """The edges, sorted by target and source, each once."""
+        nodes = max(self.nodes, 1)
+        return Edges(self.codes % nodes, self.codes.div(nodes, rounding_mode="floor"), self.nodes)
+
+    @property
+    def edge_index(self) -> Tensor:
+        """The edges [2, E], sources and targets, in the order of all values of edges: each once, with self-loops."""
+        return torch.stack([self.edges.source, self.edges.target])
+
+    def align(self, values: Tensor) -> Tensor:
+        """Values [E, ...] of the edges as they were given, in the order of `edge_index`.
+
+        An edge that was given several times has the mean of its values. With self_loops=True, a self-loop has the mean
+        of the other edges of its node (zeros without others), as in torch_geometric, also if it was given.
+        """
+        if len(values) != self.given.shape[1]:
+            raise ValueError(f"{len(values)} values for {self.given.shape[1]} edges: expected one row for each edge")
+        source, target = self.given
+        if self.self_loops:
+            kept = source != target
+            source, target, values = source[kept], target[kept], values[kept]
+        place = torch.searchsorted(self.codes, target * self.nodes + source)
+        aligned = mean_by_place(values, place, len(self.codes))
+        if self.self_loops:
+            nodes = torch.arange(self.nodes, device=values.device)
+            loops = torch.searchsorted(self.codes, nodes * (self.nodes + 1))
+            aligned = aligned.index_copy(0, loops, mean_by_place(values, target, self.nodes))
+        return aligned
+
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        self.check_dense()
+        if (queries, keys) != (self.nodes, self.nodes):
+            return super().dense(queries, keys, device)
+        pairs = torch.zeros(self.nodes * self.nodes, dtype=torch.bool, device=self.codes.device)
+        return pairs.index_fill_(0, self.codes, True).view(1, 1, self.nodes, self.nodes)
+
+    def check_dense(self) -> None:
+        """Raise ValueError for a graph whose matrix of all pairs would be too large."""
+        if self.nodes * self.nodes > DENSE_ENTRIES:
+            limit = int(DENSE_ENTRIES**0.5)
+            raise ValueError(
+                f"the graph has {self.nodes:,} nodes, and the attention over its edges would need a matrix of all "
+                f"pairs (limit: {limit:,} nodes): use attention='softmax', 'gat' or 'gatv2', which compute the edges "
+                "alone, with no other mask than the graph"
+            )
+
+
+def mean_by_place(values: Tensor, place: Tensor, places: int) -> Tensor:
+    """The mean of the rows of values [E, ...] with the same place, [places, ...]; zeros where there are none."""
+    counts = values.new_zeros(places).index_add_(0, place, values.new_ones(len(place)))
+    sums = values.new_zeros(places, *values.shape[1:]).index_add(0, place, values)
+    return sums / counts.clamp_(min=1).view(-1, *[1] * (values.ndim - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeBias(Bias):
+    """A bias of the edges of a graph: values [E, H], one for each edge and head in the order of `graph.edge_index`, and
+    0 for all other pairs. They may be learned."""
+
+    graph: GraphMask
+    values: Tensor = field(repr=False)
+
+    @property
+    def heads(self) -> int:  # type: ignore[override]
+        return self.values.shape[1]
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        codes, code = self.graph.codes, q * self.graph.nodes + k
+        if len(codes) == 0:
+            return self.values.new_zeros(()).expand(torch.broadcast_shapes(code.shape, h.shape))
+        index = torch.searchsorted(codes, code.contiguous()).clamp(max=len(codes) - 1)
+        return self.values[index, h].masked_fill(codes[index] != code, 0.0)
+
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        nodes = self.graph.nodes
+        if (queries, keys) != (nodes, nodes):
+            return super().dense(queries, keys, device)
+        self.graph.check_dense()
+        pairs = self.values.new_zeros(nodes * nodes, self.heads).index_copy(0, self.graph.codes, self.values)
+        return pairs.T.reshape(1, self.heads, nodes, nodes)
