@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.run_tables import column_of_run, notice_with_flags, with_flags
-from zoo.data.sources.columns import FILE_NAMES, TEXT_NAMES, encoded_item, find_columns
+from zoo.data.sources.columns import FILE_NAMES, SMILES_NAMES, TEXT_NAMES, encoded_item, find_columns
 from zoo.data.sources.labeled_examples import in_table
 from zoo.data.sources.tables import SUFFIXES, Table, read_table, table_suffix
 from zoo.preprocessing.modality import Modality, of_file
@@ -20,6 +20,7 @@ from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.escape import say
 from zoo.utils.folders import data_files, describe_files
 
+NAMES_WITHOUT_FLAG = {"molecule": SMILES_NAMES}
 COLUMN_NAMES = {"text": TEXT_NAMES, "image": ("image", *FILE_NAMES), "audio": ("audio", *FILE_NAMES)}
 STDIN = "standard input"
 FLAGS = {name: f"--{name}-column" for name in COLUMN_NAMES}  # of the options of a recipe
@@ -196,7 +197,8 @@ class Reader:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
         trained = column_of_run(self.source, self.modality.name)
         column = self.column or in_table(table, trained)
-        names = (*self.common, *COLUMN_NAMES.get(self.modality.name, (self.modality.name, *FILE_NAMES)))
+        known = COLUMN_NAMES | NAMES_WITHOUT_FLAG
+        names = (*self.common, *known.get(self.modality.name, (self.modality.name, *FILE_NAMES)))
         found = with_flags(lambda: find_columns(table, column, self.modality.name, names), FLAGS)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"

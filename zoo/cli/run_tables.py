@@ -12,6 +12,7 @@ from zoo.utils.errors import DataError
 OPTION = re.compile(r"(?<![\w.-])(text|image|audio|label|header|sep|encoding)=(\S*)")  # of a recipe, in a message
 
 T = TypeVar("T")
+OTHER_OPTIONS = {"molecule": "smiles", "point_cloud": "points"}  # of columns, where they have not the modality's name
 
 
 def with_flags(call: Callable[[], T], flags: Mapping[str, str]) -> T:
@@ -42,6 +43,7 @@ def column_of_run(source: str, option: str) -> str:
 
     The texts of a translator are those of `data.source_text`.
     """
+    option = OTHER_OPTIONS.get(option, option)
     for folder in (Path(source), Path(source).parent):
         if (folder / "config.yaml").is_file():
             data = read_config(folder).get("data")

@@ -25,6 +25,8 @@ from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
 from zoo.preprocessing.graph_picture import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
+from zoo.preprocessing.molecule import MoleculeProcessor
+from zoo.preprocessing.molecule_picture import molecule_html, plot_molecule, read_smiles_file
 from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
 from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
@@ -80,7 +82,7 @@ class Modality:
     @property
     def strings(self) -> bool:
         """Whether an item is a string: texts and proteins."""
-        return self.name in ("text", "protein")
+        return self.name in ("text", "protein", "molecule")
 
     @property
     def files_only(self) -> bool:
@@ -321,6 +323,24 @@ MODALITIES: dict[str, Modality] = {
         processor="zoo.preprocessing.protein.ProteinProcessor()",
         sample="MKTAYIAKQR<mask>ISFVKSHFSRQ",
     ),
+    "molecule": Modality(  # graphs that are given as SMILES strings
+        name="molecule",
+        plural="molecules",
+        family="graph",
+        inputs={name: name for name in ("node_features", "edge_index", "edge_features", "graph_sizes")},
+        argument="molecules",
+        suffixes=(".smi",),
+        unnamed="a molecule",
+        is_item=lambda item: False,  # a string in memory is a text, unless a model reads molecules
+        load=read_smiles_file,
+        example=_node_features,
+        describe=lambda config: f"any number of atoms of {config.in_features} numbers",
+        html=molecule_html,
+        plot=plot_molecule,
+        processors={"molecule": MoleculeProcessor},
+        processor="zoo.preprocessing.molecule.MoleculeProcessor()",
+        sample="CCO",
+    ),
 }  # fmt: skip
 
 
@@ -344,8 +364,12 @@ def of_inputs(inputs: Sequence[str], family: str | None = None) -> list[Modality
 
 
 def of_model(model: Any) -> list[Modality]:
-    """The modalities that a model reads, see `of_inputs`."""
-    return of_inputs(model.inputs, getattr(model, "modality", None))
+    """The modalities that a model reads, see `of_inputs`; a model of graphs may read molecules, by its processor."""
+    found = of_inputs(model.inputs, getattr(model, "modality", None))
+    own = getattr(model, "preprocess", None)
+    other = next((record for record in MODALITIES.values() if type(own) in record.processors.values()), None)
+    is_other = other is not None and len(found) == 1 and found[0].family == other.family
+    return [other] if is_other and other is not None else found
 
 
 def of_file(name: str | Path) -> Modality | None:

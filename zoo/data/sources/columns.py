@@ -12,6 +12,7 @@ from zoo.utils.errors import DataError, did_you_mean
 
 # Common names of columns.
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
+SMILES_NAMES = ("smiles", "SMILES", "Smiles", "canonical_smiles", "mol", "molecule", "structure")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
 MEDIA_FILE = re.compile(r".+\.(wav|flac|mp3|ogg|opus|m4a|png|jpe?g|webp|gif|bmp|tiff?|heic|avif)", re.I)
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
