@@ -105,6 +105,8 @@ class KeyedDataModule(L.LightningDataModule):
     smallest_batch = 1
     items = ""  # the word for them in messages; by default that of the splits
     features = ""  # the words for what `simple_features` returns
+    standardize = True  # whether a linear model scales them to mean 0 and variance 1
+    penalties: tuple[float, ...] = (1.0,)  # of a ridge regression, of which validation chooses one
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from zoo.preprocessing.graph_picture import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.molecule import MoleculeProcessor
-from zoo.preprocessing.molecule_picture import molecule_html, plot_molecule, read_smiles_file
+from zoo.preprocessing.molecule_display import molecule_html, plot_molecule, read_smiles_file
 from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
 from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor

@@ -169,12 +169,13 @@ def compute(objective: Objective, data: KeyedDataModule, metric: str = "",
     inputs = data.simple_features("train", chosen)
     if inputs is not None and len(labels["train"][chosen].unique(dim=0)) > 1:
         chosen, inputs = _limited(chosen, inputs)
-        predict = _fit(inputs, labels["train"][chosen].numpy(), kind, classes, deadline)
-        linear = scores(lambda stage: torch.from_numpy(predict(data.simple_features(stage, rows[stage]))))
-        better = linear["val"] > plain["val"] if mode == "max" else linear["val"] < plain["val"]
-        if better:
-            model = "ridge regression" if kind == "regression" else "logistic regression"
-            best = (f"{data.features} + {model}", linear, len(chosen))
+        others = {stage: data.simple_features(stage, rows[stage]) for stage in rows}
+        model = "ridge regression" if kind == "regression" else "logistic regression"
+        for penalty in data.penalties if kind == "regression" else (1.0,):
+            predict = _fit(inputs, labels["train"][chosen].numpy(), kind, classes, deadline, data.standardize, penalty)
+            linear = scores(lambda stage: torch.from_numpy(predict(others[stage])))  # noqa: B023
+            if linear["val"] > best[1]["val"] if mode == "max" else linear["val"] < best[1]["val"]:
+                best = (f"{data.features} + {model}", linear, len(chosen))
     return Baseline(best[0], metric, best[1]["test"], best[1]["val"], best[2], len(labels["train"]),
                     mode, name, plain["test"], plain["val"])  # fmt: skip
 
@@ -221,15 +222,18 @@ def _score(objective: Objective, metric: str, predicted: Tensor, labels: Tensor,
 # --- linear models ----------------------------------------------------------------------------------------------------
 
 
-def _fit(inputs: Any, labels: Array, kind: ProblemType, classes: int, deadline: float) -> Predict:
-    """A linear model of texts or features [n, F]; its regularization is not tuned."""
+def _fit(inputs: Any, labels: Array, kind: ProblemType, classes: int, deadline: float,
+         standardize: bool = True, penalty: float = 1.0) -> Predict:  # fmt: skip
+    """A linear model of texts or features [n, F], which are scaled or not. penalty: of a ridge regression."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     is_text = not isinstance(inputs, Tensor)
-    encode = _word_counts(inputs, classes) if is_text else _standardized(inputs)
+    encode = _word_counts(inputs, classes) if is_text else _standardized(inputs) if standardize else _as_array
     x = encode(inputs)
     if kind == "regression":
-        ridge = Ridge(solver="sparse_cg" if is_text else "cholesky").fit(x, labels.astype(np.float64))
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the time limit is {MAX_SECONDS:g} s")
+        ridge = Ridge(penalty, solver="sparse_cg" if is_text else "cholesky").fit(x, labels.astype(np.float64))
         return lambda items: ridge.predict(encode(items))
 
     def logistic(y: Array) -> Predict:
@@ -257,6 +261,11 @@ def _standardized(features: Tensor) -> Callable[[Tensor], Array]:
     mean, std = features.double().mean(0), features.double().std(0, correction=0)
     std[std == 0] = 1
     return lambda features: ((features.double() - mean) / std).numpy()
+
+
+def _as_array(features: Tensor) -> Array:
+    """Features [n, F] as they are."""
+    return features.double().numpy()
 
 
 def _word_counts(texts: Sequence[Any], classes: int) -> Callable[[Sequence[Any]], Any]:

@@ -1,4 +1,4 @@
-"""Pictures of molecules, drawn by rdkit."""
+"""Molecules in HTML and in plots: their structural formula, by rdkit."""
 
 import html
 import io
