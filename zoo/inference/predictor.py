@@ -178,7 +178,8 @@ class Predictor:
         """What is wrong with an input, in one line that names it."""
         reason = " ".join(str(error).split()) or type(error).__name__
         kind = self.noun if self.is_text else "audio clip" if self.is_audio else self.kind
-        is_path = isinstance(item, Path) or (isinstance(item, str) and not self.is_text)
+        is_string = self.is_text or self.kind == "molecule"
+        is_path = isinstance(item, Path) or (isinstance(item, str) and not is_string)
         name = name or (str(item) if is_path else f"{kind} {index}")
         return reason if name in reason else f"{name}: {reason}"
 
