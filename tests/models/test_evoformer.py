@@ -186,6 +186,9 @@ def test_layers_and_capture():
         assert error(model(**batch)[:, :9, :9], model(msa)) <= 1e-5
     names = ("row_attention", "column_attention", "triangle_starting", "triangle_ending")
     assert set(maps) == {f"blocks.{i}.{name}.attention" for i in range(2) for name in names}
+    with zoo.capture(model, layers=-1) as last:
+        model(**batch)
+    assert set(last) == {f"blocks.1.{name}.attention" for name in names}
     rows, columns = (maps[f"blocks.0.{name}.attention"][0] for name in names[:2])
     assert rows.shape == (14, 2, 11, 11) and columns.shape == (22, 2, 7, 7)  # of all sequences, of all residues
     assert rows[:6, :, :9].sum(-1).allclose(torch.ones(())) and not rows[6].any() and not rows[:, :, :, 9:].any()

@@ -116,7 +116,7 @@ def block_places(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {
         f"{path}.{i}." if path else f"{i}.": (i, len(stack))
         for path, stack in model.named_modules()
-        if isinstance(stack, Stack)
+        if isinstance(stack, Stack | nn.ModuleList) and hasattr(stack, "checkpointing")  # a list is the Evoformer's
         for i in range(len(stack))
     }
 

@@ -134,11 +134,6 @@ class Evoformer(Model):
         """Turn gradient checkpointing on or off: activations are recomputed in the backward pass."""
         self.blocks.checkpointing = enabled
 
-    def complete_example(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Two alignments of five sequences of twelve residues."""
-        generator = torch.Generator().manual_seed(0)
-        return {"msa": torch.randint(self.config.vocab_size, (2, 5, 12), generator=generator)} | batch
-
     def encode(
         self,
         msa: Tensor,

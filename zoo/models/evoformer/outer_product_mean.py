@@ -1,4 +1,4 @@
-"""What an alignment tells its pairs: the mean over all sequences of the outer products of two residues."""
+"""The update of pairs from an alignment: the mean over all sequences of the outer products of two residues."""
 
 from typing import Any
 
