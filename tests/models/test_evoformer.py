@@ -94,7 +94,7 @@ def test_a_new_model_starts_with_parts_that_add_nothing():
         before = a.residues(msa, None)
         after = a.blocks(*before)
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
-    assert a.blocks[0].row_attention.attention.output_gate(torch.zeros(1, 16)).allclose(torch.tensor(1.0).sigmoid())
+    assert a.blocks[0].row_attention.attention.output_gate(torch.randn(1, 16)).eq(1).all()
 
 
 def test_twenty_steps_lower_the_loss():

@@ -15,7 +15,7 @@ from zoo.nn.core import Core, CoreSpec
 from zoo.utils.errors import did_you_mean
 
 # Projections of an attention whose rows belong to query heads, and to key and value heads.
-QUERIES, KEYS = ("q", "q_global"), ("k", "v", "k_global", "v_global")
+QUERIES, KEYS = ("q", "q_global", "output_gate"), ("k", "v", "k_global", "v_global")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from zoo.parallel.local_parameters import SUMMED, WHOLE, Division, convert, dist
 from zoo.parallel.sequence import Region, SequenceBlock, SequenceGatedCross, SequenceStack
 from zoo.parallel.vocabulary import VocabularyEmbedding, VocabularyLinear
 
-QUERIES, KEYS = ("q", "q_global"), ("k", "v", "k_global", "v_global")  # projections of an attention
+QUERIES, KEYS = ("q", "q_global", "output_gate"), ("k", "v", "k_global", "v_global")  # projections of an attention
 
 
 class Ranks(NamedTuple):

@@ -10,7 +10,7 @@ from zoo.nn.context import Context
 from zoo.nn.core import CoreSpec
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import NO_MASK, MaskView
-from zoo.nn.position_biases import TensorBias
+from zoo.nn.position_biases import BiasOfHeads, TensorBias
 
 
 class GatedAttention(Attention):
@@ -26,10 +26,13 @@ class GatedAttention(Attention):
         self, x: Tensor, context: Context, state: LayerState | None = None, memory: Tensor | None = None
     ) -> Tensor:
         """x [B, N, D] -> [B, N, D]; there is no cache and no cross-attention."""
+        bias = context.bias
+        if self.kept_heads is not None and bias is not None:
+            bias = BiasOfHeads.of(bias, self.kept_heads)
         q, k, v = self.project_heads(x)
         gates = () if self.gate is None else (self.gates(x),)  # of a kind of attention that has its own
-        y = self.core(q, k, v, context.mask, context.bias, *gates)
-        return self.out(y.transpose(1, 2).flatten(2) * self.output_gate(x))
+        y = self.core(q, k, v, context.mask, bias, *gates)
+        return self.out(y.transpose(1, 2).flatten(2) * self.output_gate(x).sigmoid())
 
 
 class PairBias(TensorBias):

@@ -55,11 +55,9 @@ class ZeroLinear(nn.Linear):
 
 
 class Gate(nn.Linear):
-    """sigmoid(W x + b), almost open at the start: weights of zero and biases of one (supplement, 1.11.4)."""
+    """The layer before a sigmoid gate, which is almost open at the start: weights of zero and biases of one
+    (supplement, 1.11.4)."""
 
     def initialize(self, generator_for: Initializer) -> None:
         nn.init.zeros_(self.weight)
         nn.init.ones_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).sigmoid()

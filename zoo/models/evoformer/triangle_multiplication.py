@@ -34,7 +34,7 @@ class TriangleMultiplication(Part):
         """One factor of the products [B, C, R, N], of normalized pairs [B, R, N, C]. own: that of the pairs which are
         updated, a of outgoing edges and b of incoming ones; otherwise the other."""
         linear, gate = (self.a, self.a_gate) if own != self.incoming else (self.b, self.b_gate)
-        y = linear(x) * gate(x)
+        y = linear(x) * gate(x).sigmoid()
         return (y if keep is None else y * keep[..., None]).permute(0, 3, 1, 2)
 
     def prepare(self, x: Tensor, *inputs: Any, chunks: Chunks) -> Any:
@@ -50,4 +50,4 @@ class TriangleMultiplication(Part):
         x = self.norm(self.turned(x))
         own = self.project(x, None if keep is None else at(keep, where, 1), own=True)
         y = (own @ others.mT).permute(0, 2, 3, 1)  # B R N C
-        return self.turned(self.out(self.out_norm(y)) * self.gate(x))
+        return self.turned(self.out(self.out_norm(y)) * self.gate(x).sigmoid())
