@@ -5,7 +5,7 @@ import torch
 from peers import close, randomize
 
 import zoo
-from zoo.interpret.plot_point_cloud import attention_of, composed, plot_cloud_attention
+from zoo.interpret.plot_point_cloud import attention_of, plot_cloud_attention, through_induced
 
 CLOUD = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -34,7 +34,7 @@ def test_attention_through_induced_points_is_the_product_of_both_maps():
     with zoo.capture(model) as captured:
         model(points=CLOUD[None])
     maps = {name: weights[0].mean(0) for name, weights in captured.items()}
-    whole = composed(maps, "blocks.1.mixer")
+    whole = through_induced(maps, "blocks.1.mixer")
     close(whole, maps["blocks.1.mixer"] @ maps["blocks.1.mixer.induced.mixer"])
     close(whole.sum(1), torch.ones(20))
     attention, titles = attention_of(maps, 20, [7], "blocks.1.mixer")

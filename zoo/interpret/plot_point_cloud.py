@@ -79,7 +79,9 @@ def attention_of(
         raise ValueError(
             f"queries={list(queries)}: {wrong[0]} is out of range, the cloud has the points 0 to {count - 1}"
         )
-    over_points = {name: whole for name, part in maps.items() if (whole := composed(maps, name)).shape[1] == count}
+    over_points = {
+        name: whole for name, part in maps.items() if (whole := through_induced(maps, name)).shape[1] == count
+    }
     inner = ".induced."
     usual = [name for name in over_points if inner not in name]
     if layer is None:
@@ -99,7 +101,7 @@ def attention_of(
     return weights[list(queries)], [f"point {query}" for query in queries]
 
 
-def composed(maps: Mapping[str, Tensor], name: str) -> Tensor:
+def through_induced(maps: Mapping[str, Tensor], name: str) -> Tensor:
     """The map of a layer; through induced points, the product of both maps."""
     inner = maps.get(f"{name}.induced.mixer")
     return maps[name] if inner is None else maps[name] @ inner
