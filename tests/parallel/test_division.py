@@ -30,6 +30,9 @@ REFUSED = {
     "is a Mamba, whose channels this plan does not divide": ("mamba", dict(tensor=2), {}),
     "is a RWKV4": ("rwkv", dict(tensor=2), {}),
     "is a Retention": ("retnet", dict(tensor=2), {}),
+    "is a InducedSetAttention, whose heads this plan does not divide": ("set_transformer", dict(tensor=2), {}),
+    "blocks.0.mixer is a VectorAttentionLayer": ("point_transformer", dict(tensor=2), {"stages": ()}),
+    "has the stacks stages.0.blocks beside `blocks`": ("point_transformer", dict(pipeline=2), {"stages": (1,)}),
     "is a recurrent network": ("rnn_seq2seq", dict(tensor=2), {}),
     "has neither attention nor MLPs": ("dvae", dict(tensor=2), {}),
 }

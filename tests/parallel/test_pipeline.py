@@ -50,6 +50,10 @@ CASES |= {
         "input_values": torch.randn(8, 231, generator=torch.Generator().manual_seed(0)).double(),
         "attention_mask": torch.arange(231) < torch.tensor([231, 200, 150, 231, 100, 90, 231, 231])[:, None],
     }),
+    "points of a set": (partial(family, "set_transformer"), {
+        "points": torch.randn(8, 11, 3, generator=torch.Generator().manual_seed(0)).double(),
+        "attention_mask": torch.arange(11) < torch.tensor([11, 5, 7, 11, 2, 3, 11, 9])[:, None],
+    }),
     "recomputed activations": (lambda: recomputed(family("llama")), {"input_ids": IDS}),
 }  # fmt: skip
 

@@ -13,8 +13,11 @@ from torch.distributed.tensor import DTensor
 import zoo
 from zoo.parallel import Plan, batch_mesh, parallelize
 
-# Their mixers are recurrences over channels, or they have convolutions and recurrent networks alone.
-UNDIVIDED = ("dvae", "mamba", "mamba2", "retnet", "rnn_seq2seq", "rwkv")
+# Their mixers are recurrences over channels, or attention to learned points or by channels; or they have convolutions
+# and recurrent networks alone.
+UNDIVIDED = (
+    "dvae", "mamba", "mamba2", "point_transformer", "retnet", "rnn_seq2seq", "rwkv", "set_transformer",
+)  # fmt: skip
 SOME = ("clip", "coca", "gemma", "idefics", "longformer", "t5", "wav2vec2")  # of each kind, for four processes
 # Nothing of copies looks into a model: those whose loss is of pairs, with tied weights, or without a transformer.
 COPIED = (*SOME, "bridge", "contrast", "dalle", "dvae", "gpt2", "rnn_seq2seq", "rwkv", "siglip")

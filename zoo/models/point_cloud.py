@@ -68,16 +68,19 @@ class PointCloudModel(Model):
     def default_preprocess(self) -> PointCloudProcessor:
         return PointCloudProcessor(in_features=self.config.in_features)
 
-    def embed(
-        self, points: Tensor, attention_mask: Tensor | None = None, lengths: AnyLengths | None = None
-    ) -> tuple[Tensor, Tensor | None, Lengths | None]:
-        """[B, N, F] -> (tokens [B, N, D], mask of real points [B, N], their number in each row on the host).
+    def embed(self, points: Tensor) -> Tensor:
+        """[B, N, F] -> [B, N, D]."""
+        return self.points(points)
 
-        The last two are None if all points are real, the last also if the host does not know them.
+    def masks(
+        self, points: Tensor, attention_mask: Tensor | None, lengths: AnyLengths | None
+    ) -> tuple[Tensor | None, Lengths | None]:
+        """(mask of real points [B, N], their number in each row on the host), of checked inputs.
+
+        Both are None if all points are real, the last also if the host does not know them.
         """
         self.points.check(points, attention_mask)
-        attention_mask, lengths = self.check_lengths(lengths, attention_mask, points)
-        return self.points(points), attention_mask, lengths
+        return self.check_lengths(lengths, attention_mask, points)
 
     def encode_points(
         self,

@@ -38,6 +38,7 @@ class Attention(nn.Module):
 
     packs = True  # handles packed rows (`Context.groups`) itself
     reads_bias = True
+    divides_heads = True  # whether processes can compute some of its heads each (tensor parallelism)
     kept_heads: tuple[int, ...] | None = None  # where heads were removed: the numbers that the others had before
 
     def __init__(

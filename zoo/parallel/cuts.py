@@ -23,6 +23,12 @@ def check_model(model: nn.Module) -> None:
             f"{name} {has}; a pipeline needs one stack `blocks`, through which all hidden states pass: use shard= or "
             "tensor= instead of pipeline="
         )
+    paths = [path for path, module in model.named_modules() if isinstance(module, Stack)]
+    if others := [path for path in paths if not path.startswith(("blocks", "head."))]:
+        raise ValueError(
+            f"{name} has the stacks {', '.join(others)} beside `blocks`; a pipeline needs one stack, through which all "
+            "hidden states pass: use shard= instead of pipeline="
+        )
     if hasattr(model, "truncate"):
         raise ValueError(
             f"{name} shortens a batch to its longest text, so that microbatches have no common shape for a pipeline: "

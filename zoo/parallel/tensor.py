@@ -86,6 +86,9 @@ class Layout:
             if isinstance(module, Mixer) or (getattr(module, "shifts_tokens", False) and not isinstance(module, Block)):
                 raise ValueError(f"plan: tensor={self.ranks.size}: {path} is a {name}, whose channels this plan does "
                                  "not divide: set tensor=1, and use shard=")  # fmt: skip
+            if isinstance(module, Attention) and not module.divides_heads:
+                raise ValueError(f"plan: tensor={self.ranks.size}: {path} is a {name}, whose heads this plan does not "
+                                 "divide: set tensor=1, and use shard=")  # fmt: skip
             if isinstance(module, nn.RNNBase):
                 raise ValueError(f"plan: tensor={self.ranks.size}: {path} is a recurrent network ({name}), whose "
                                  "units depend on each other: set tensor=1, and use shard=")  # fmt: skip

@@ -85,6 +85,7 @@ class VectorAttentionLayer(Attention):
     packs = False
     masks_padding = True
     reads_bias = False
+    divides_heads = False
 
     def __init__(self, width: int, spec: CoreSpec, *, hidden: int, act: str, bias: bool) -> None:
         super().__init__(width, spec, bias=bias, out_bias=True)

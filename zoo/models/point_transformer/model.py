@@ -161,7 +161,8 @@ class PointTransformer(PointCloudModel):
         *,
         layers: Sequence[int] | None = None,
     ) -> tuple[Any, Tensor | None]:
-        x, mask, _ = self.embed(points, attention_mask, lengths)
+        mask, _ = self.masks(points, attention_mask, lengths)
+        x = self.embed(points)
         keep = None if mask is None else mask.bool()
         places = points[..., :3]
         places = places if places.dtype == torch.float64 else places.float()  # half precision has few places

@@ -47,6 +47,8 @@ class RowwiseFeedForward(nn.Module):
 class MemoryAttention(Attention):
     """A mixer: attention to `context.memory` instead of the tokens themselves."""
 
+    divides_heads = False
+
     def forward(
         self, x: Tensor, context: Context, state: LayerState | None = None, memory: Tensor | None = None
     ) -> Tensor:
@@ -63,6 +65,7 @@ class InducedSetAttention(Attention):
     packs = False
     masks_padding = True
     reads_bias = False
+    divides_heads = False
     init_falls_with_width = ("points",)
 
     def __init__(self, width: int, spec: CoreSpec, induced: Block, count: int, **options: Any) -> None:

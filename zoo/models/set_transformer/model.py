@@ -71,9 +71,9 @@ class SetTransformer(PointCloudModel):
         *,
         layers: Sequence[int] | None = None,
     ) -> tuple[Any, Tensor | None]:
-        x, keep, lengths = self.embed(points, attention_mask, lengths)
+        keep, lengths = self.masks(points, attention_mask, lengths)
         drop = self.drop_padding and self.config.induced_points is None
-        return self.blocks(x, keep=keep, lengths=lengths, layers=layers, drop_padding=drop), keep
+        return self.blocks(self.embed(points), keep=keep, lengths=lengths, layers=layers, drop_padding=drop), keep
 
 
 # "small" has the sizes of the authors' code for point clouds; no weights are published.

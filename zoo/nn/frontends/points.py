@@ -14,6 +14,8 @@ class PointEmbedding(nn.Module):
         self.proj = nn.Linear(in_features, width)
 
     def forward(self, points: Tensor) -> Tensor:
+        if isinstance(self.proj, nn.Linear):  # optimized models convert their inputs
+            check_input_dtype("points", points, self.proj.weight)
         return self.proj(points)
 
     def check(self, points: Tensor, keep: Tensor | None) -> None:
@@ -24,7 +26,6 @@ class PointEmbedding(nn.Module):
                 f"expected points [B, N, {self.in_features}] of a float dtype, got {tuple(points.shape)} of "
                 f"{points.dtype}; use model.preprocess(clouds), or set in_features= of create_model"
             )
-        check_input_dtype("points", points, self.proj.weight)
         if keep is not None and (keep.shape != points.shape[:2] or keep.is_floating_point()):
             raise ValueError(
                 f"attention_mask is {tuple(keep.shape)} of {keep.dtype}, expected {tuple(points.shape[:2])} of "
