@@ -82,6 +82,8 @@ def test_arrays(tmp_path):
         ("a.ply", ply("binary_big_endian")[:-60], "ends after [0-9] of 7 points: it is damaged"),
         ("a.ply", ply("ascii")[:-60], "point [0-9] has [0-9] numbers, expected 4"),
         ("a.ply", ply("ascii").replace(b"uchar red", b"list uchar int red"), "a property that is a list"),
+        ("a.ply", ply("ascii").replace(b"vertex 7", b"vertex 9999999999"), "too few for 9999999999 rows of 'vertex'"),
+        ("a.ply", ply("ascii").replace(b"camera 2", b"camera 9999999999"), "too few for 9999999999 rows of 'camera'"),
         ("a.npy", b"nothing", "cannot be read as a point cloud"),
         ("a.npz", b"PK\x03\x04", "cannot be read as a point cloud"),
         ("a.obj", b"v 1 2 3", "unknown file type: expected a point cloud in .ply, .npy, .npz"),

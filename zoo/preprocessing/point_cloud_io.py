@@ -126,6 +126,11 @@ def read_ply(path: Path, features: Sequence[str] = ()) -> np.ndarray:
                             f"{', '.join(names)}")  # fmt: skip
         if vertices.has_lists:
             raise LoadError(f"{path}: the element 'vertex' has a property that is a list, which is not supported")
+        size = path.stat().st_size
+        for element in elements[: elements.index(vertices) + 1]:
+            if element.count > size:  # a row takes a byte at least
+                raise LoadError(f"{path} has {size} bytes, too few for {element.count} rows of {element.name!r}: it is "
+                                "damaged")  # fmt: skip
         for element in elements[: elements.index(vertices)]:
             skip(file, element, order)
         table = rows_of(file, vertices, order, path)
