@@ -31,9 +31,11 @@ def text_model(run: Run, head: str) -> Model:
     Raises: SettingsError, also for a model of other inputs, and for pretrained weights without a tokenizer.
     """
     name, source = run.config.model.name, run.config.model.source
-    if not source and (family := find_variant(name)).modality != "text":
+    if not source and (family := find_variant(name)).modality not in ("text", "protein"):
         raise SettingsError(f"{name} is a {family.name} model: expected a text model, such as bert_tiny or gpt_nano")
-    model = run.build_model(head)
+    own = source or family.modality == "text" or "vocab_size" in run.overrides_given
+    alphabet = {} if own else {"vocab_size": family.config().vocab_size}
+    model = run.build_model(head, **alphabet)  # one of proteins has its tokenizer
     if source:
         require_tokenizer(f"model.source={source}", model.preprocess)
     return model
@@ -42,7 +44,7 @@ def text_model(run: Run, head: str) -> Model:
 def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset] | Splits[TaggedSentences]) -> Model:
     """The model for the texts: a new one with a tokenizer trained on them, a pretrained one with their classes."""
     c, head = run.config, model.config.head
-    if not c.model.source:
+    if not c.model.source and model.preprocess is None:
         plain = [part for text in texts.train.texts for part in ([text] if isinstance(text, str) else text)]
         model = with_new_tokenizer(run, model, plain, str(head), num_classes=len(texts.classes))
     elif set_classes(model, texts.classes, c.seed) and texts.problem_type == "regression":
