@@ -1,7 +1,7 @@
 """Train a model that predicts which residues of a protein are in contact, from an alignment of its family.
 
     python recipes/contacts.py                        synthetic families
-    python recipes/contacts.py depth=4 epochs=20      a larger model, trained longer
+    python recipes/contacts.py depth=4 epochs=12      a larger model, trained longer
     python recipes/contacts.py data=FOLDER long_range=24 max_sequences=128
     python recipes/contacts.py data=FOLDER model.source=runs/contacts/model lr=5e-4
 
@@ -25,7 +25,7 @@ from zoo.training.recipes.contacts_config import ContactSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "epochs=24"}
+LONGER_RUNS = {"synthetic": "epochs=12"}
 
 
 def train(run: Run) -> Result:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.inference.contacts import Contact
 from zoo.inference.probabilities import Prediction
 from zoo.inference.question_answering import Answer
 from zoo.inference.text_generation import writes_texts
@@ -16,7 +17,8 @@ from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.files import write_atomic
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields, "qa": Answer._fields}  # of a prediction, by head
+FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields, "qa": Answer._fields,
+          "contacts": Contact._fields}  # of a prediction, by head  # fmt: skip
 PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from zoo.inference.contacts import predicts_contacts
 from zoo.inference.generation.caption_prompts import reads_images
 from zoo.inference.predictor import OnError, Predictor
 from zoo.inference.probabilities import Prediction, require_model
@@ -56,7 +57,9 @@ def predict(
     name are called by their number. A model with head="token" gives the entities of each text in their order,
     [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
     any length is read in overlapping windows. A model with head="qa" answers a tuple (question, context) from a context
-    of any length, [(answer, probability, start, end), ...] (`Answer`), best first.
+    of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A model of alignments with
+    head="contacts" gives the most probable contacts of residues at least 6 places apart, [("K5-A20", probability, 5,
+    20), ...] (`Contact`), with numbers from 1.
 
     Args:
         model: A classifier, a masked language model, a CTC model, or an encoder-decoder that writes texts, with
@@ -115,7 +118,7 @@ def check_model(model: Any, top_k: int) -> None:
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     served = model.config.head in HEADS and (model.config.head != "token" or "input_ids" in model.inputs)
-    if not served and not writes_texts(model):
+    if not served and not predicts_contacts(model) and not writes_texts(model):
         hint = ""
         if model.config.head == "lm":
             hint = f"; to {writing_of(model)}"
@@ -123,8 +126,8 @@ def check_model(model: Any, top_k: int) -> None:
             hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
-            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc', or an encoder-decoder "
-            f"with head='lm'{hint}"
+            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc', an encoder-decoder "
+            f"with head='lm', or a model of alignments with head='contacts'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_model(model))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference import long_audio
+from zoo.inference.contacts import Contact, contacts_of, predicts_contacts
 from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.prediction_report import Report, Window
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
@@ -45,7 +46,7 @@ class Predictor:
 
     Args:
         model: With `preprocess`; its head is "classify", "token", "qa", "masked_lm" or "ctc", of an encoder-decoder
-            "lm".
+            "lm", of a model of alignments "contacts".
         top_k: Labels of each prediction.
         batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
@@ -169,6 +170,8 @@ class Predictor:
 
     def _error(self, message: str) -> tuple[Any, ...]:
         """An error in the place of a label."""
+        if predicts_contacts(self.model):
+            return Contact(message, math.nan, 0, 0)
         if not self.in_windows:
             return message, math.nan
         is_answer = self.model.config.head == "qa"
@@ -224,7 +227,11 @@ class Predictor:
                 shapes.setdefault(str({name: x.shape for name, x in row.items()}), {})[index] = row
         for rows in shapes.values():
             batch = {name: torch.cat([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
-            yield from zip(rows, self._of_outputs(activated(self.model, run(self.model, batch))))
+            scores = run(self.model, batch)
+            if predicts_contacts(self.model):
+                yield from zip(rows, self._of_pairs(scores, batch["msa"][:, 0]))
+            else:
+                yield from zip(rows, self._of_outputs(activated(self.model, scores)))
 
     def _prepared(self, item: Any) -> dict[str, Tensor] | Exception:
         """The batch of one input, or what is wrong with it."""
@@ -318,6 +325,11 @@ class Predictor:
         count = text.ids.count(self.processor.id("mask"))
         token = self.processor.special.get("mask")
         return text if count == 1 else ValueError(f"expected one mask ({token!r}) in each text, but {name} has {count}")
+
+    def _of_pairs(self, scores: Tensor, queries: Tensor) -> list[Prediction | Exception]:
+        """The contacts of proteins, from scores [B, N, N] of pairs of their residues [B, N]."""
+        return [contacts_of(own, query, self.top_k, self.model.temperature) if own.isfinite().all()
+                else ValueError(NOT_FINITE) for own, query in zip(scores, queries)]  # fmt: skip
 
     # --- from outputs to predictions ----------------------------------------------------------------------------------
 

@@ -15,12 +15,13 @@ GAP = 21
 def sequence_weights(msa: Tensor, identity: float = 0.8) -> Tensor:
     """Weights float64 [S] of the sequences of an alignment int64 [S, N]: 1 / number of sequences like it.
 
-    Sequences are alike if at least the fraction `identity` of their columns is equal; a sequence is like itself. The
-    sum is the effective number of sequences (Morcos et al. 2011, https://arxiv.org/abs/1110.5223).
+    Sequences are alike if at least the fraction `identity` of their columns is equal; above 1 each is like itself
+    alone. The sum is the effective number of sequences (Morcos et al. 2011, https://arxiv.org/abs/1110.5223).
     """
     _check(msa)
     one_hot = torch.nn.functional.one_hot(msa, STATES).flatten(1).float()
     alike = one_hot @ one_hot.T >= identity * msa.shape[1] - 1e-4
+    alike.fill_diagonal_(True)
     return 1 / alike.sum(1).double()
 
 

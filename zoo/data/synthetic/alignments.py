@@ -20,7 +20,7 @@ from zoo.data.synthetic.contact_maps import make_contact_map
 from zoo.preprocessing.fasta import RESIDUES
 from zoo.utils.keyed_random import seed_for
 
-TRAIN, VALIDATION, TEST = 1500, 60, 100
+TRAIN, VALIDATION, TEST = 2000, 60, 100
 LENGTHS = (28, 40)  # residues of the shortest and the longest family
 DEPTH = 64  # sequences of a family
 GAP = 21
@@ -30,7 +30,7 @@ FIELD = 0.7  # standard deviation of the fields of a residue, which conserve it
 ROOTS = 4  # subfamilies without a common ancestor
 MUTATED = 0.3  # fraction of the residues that are sampled again from one generation to the next
 _SWEEPS = 20  # of the ancestors
-_CHUNK = 64  # families that are sampled together
+_CHUNK = 32  # families that are sampled together, whatever their number
 # Of the residues ARNDCQEGHILKMFPSTWYV: frequencies in proteins (percent), charges, hydropathy (Kyte and Doolittle 1982,
 # https://doi.org/10.1016/0022-2836(82)90515-0), volumes (cubic angstroms; Zamyatnin 1972).
 _FREQUENCIES = (8.3, 5.5, 4.1, 5.4, 1.4, 3.9, 6.7, 7.1, 2.3, 5.9, 9.7, 5.8, 2.4, 3.9, 4.7, 6.6, 5.3, 1.1, 2.9, 6.9)
@@ -67,8 +67,8 @@ def make_families(n: int, *, seed: int, depth: int = DEPTH, lengths: tuple[int, 
         raise ValueError(f"lengths={lengths}: expected the least and the greatest number of residues, at least 24")
     found = []
     for start in range(0, n, _CHUNK):
-        found += _chunk(min(_CHUNK, n - start), seed_for(seed, start // _CHUNK), depth, lengths)
-    return found
+        found += _chunk(_CHUNK, seed_for(seed, start // _CHUNK), depth, lengths)
+    return found[:n]
 
 
 @dataclass(frozen=True)
