@@ -76,7 +76,7 @@ class ContactPrecision(Metric):
 
 
 @dataclass(frozen=True)
-class TestedFamily:
+class FamilyPrecision:
     """The precisions at L/5, L/2 and L of one test family, by name of the method; see `top_precision`."""
 
     index: int
@@ -117,7 +117,7 @@ class ContactTask(Task):
                              f"least min_separation")  # fmt: skip
         self.min_separation, self.long_range, self.baselines = min_separation, long_range, baselines
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
-        self.tested: list[TestedFamily] = []
+        self.tested: list[FamilyPrecision] = []
 
     @property
     def validation_metrics(self) -> dict[str, str]:
@@ -188,7 +188,7 @@ class ContactTask(Task):
                 metric = self._metric(f"test_{name}", ContactPrecision(self.long_range))
                 metric.update(scores[name][None].to(self.device), true[None].to(self.device))
             found = {name: tuple(top_precision(each, true, self.long_range).tolist()) for name, each in scores.items()}
-            self.tested.append(TestedFamily(int(index[row]), size, len(msa), found))
+            self.tested.append(FamilyPrecision(int(index[row]), size, len(msa), found))
 
     def _metric(self, name: str, new: Metric) -> Any:
         if name not in self.metrics:
@@ -220,7 +220,7 @@ def real_rows(batch: Mapping[str, Any], row: int) -> Tensor:
     return msa if mask is None else msa[mask[row].bool().any(-1)]
 
 
-def gap_closed(tested: list[TestedFamily], low: float = 0.2, high: float = 0.5) -> tuple[int, float, float]:
+def gap_closed(tested: list[FamilyPrecision], low: float = 0.2, high: float = 0.5) -> tuple[int, float, float]:
     """(number, mean of mutual information, mean of the model) of precisions at L/5, over the families where that of
     mutual information, with the average product correction, is from `low` to `high`; NaN without such families."""
     pairs = [(own.precision["mutual_information"][0], own.precision["model"][0]) for own in tested
