@@ -139,7 +139,7 @@ def test_the_network_of_the_paper_as_torch_geometric_computes_it(version: str) -
     generator = torch.Generator().manual_seed(3)
     for p in model.parameters():
         p.copy_(torch.randn(p.shape, generator=generator))
-    names = {"core.source": "att_src", "core.target": "att_dst", "core.a": "att", "bias": "bias"}
+    names = {"core.source": "att_src", "core.target": "att_dst", "core.a": "att", "out.bias": "bias"}
     names |= {"k.weight": "lin.weight"} if version == "gat" else {
         f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in (("k", "lin_l"), ("q", "lin_r")) for part in
         ("weight", "bias")}  # fmt: skip

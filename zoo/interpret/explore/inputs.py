@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.generate import generate
-from zoo.interpret.explore.positions import Patches, Positions, Tokens, of_frames, of_image, of_points, of_spectrogram
+from zoo.interpret.explore.positions import (
+    Patches,
+    Positions,
+    Tokens,
+    of_frames,
+    of_graph,
+    of_image,
+    of_points,
+    of_spectrogram,
+)
 from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
@@ -113,7 +122,10 @@ def short(item: Any) -> str:
 
 def one_row(batch: dict[str, Tensor], name: str = "") -> dict[str, Tensor]:
     """The batch. Raises ValueError for one of several inputs."""
-    if (rows := {len(values) for values in batch.values()}) != {1}:
+    rows = {len(values) for values in batch.values()}
+    if "graph_sizes" in batch:  # the nodes of all graphs are one row
+        rows = {len(batch["graph_sizes"])}
+    if rows != {1}:
         raise ValueError(f"the {name or 'input'} became {max(rows)} rows: a page shows one input")
     return batch
 
@@ -123,6 +135,8 @@ def one_row(batch: dict[str, Tensor], name: str = "") -> dict[str, Tensor]:
 
 def positions_of(tower: Any, processor: Any, name: str, item: Any, batch: Mapping[str, Tensor]) -> Positions:
     """The positions of a stack that reads one modality. batch: under the names of the tower."""
+    if name in ("graph", "molecule"):
+        return of_graph(processor.load(item).node_names(), batch["edge_index"])
     if MODALITIES[name].strings:
         return of_text(processor, batch["input_ids"], batch.get("attention_mask"))
     if name == "point_cloud":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
+from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import CoreSpec
 from zoo.nn.graph_mask import GraphMask
@@ -46,34 +47,43 @@ class GATConfig(GraphConfig):
             raise ValueError(f"head_heads={self.head_heads}: expected at least 1")
 
 
-class GraphAttention(nn.Module):
+class GraphAttention(Attention):
     """A layer of GAT without its activation: x [1, N, D] -> [1, N, H * P], or the mean of the heads [1, N, P].
 
     Values are the projected keys. shared: so are the queries.
     """
 
-    packs = True
-    reads_bias = True
-
     def __init__(self, width: int, spec: CoreSpec, attention: Any, *, shared: bool, average: bool = False) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # it has no projection of values, and `out` only joins the heads
+        self.head_dim, self.gate, self.q_norm, self.k_norm = spec.head_dim, None, None, None
         inner = spec.heads * spec.head_dim
-        self.average = average
         self.k = nn.Linear(width, inner, bias=not shared)
-        self.q = None if shared else nn.Linear(width, inner)
+        self.q = None if shared else nn.Linear(width, inner)  # type: ignore[assignment]
         self.core = build_core(attention, spec)
-        self.bias = nn.Parameter(torch.empty(spec.head_dim if average else inner))
+        self.out = JoinHeads(spec.heads, spec.head_dim, average)  # type: ignore[assignment]
+
+    def project_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x [1, N, D] -> q, k, v [1, H, N, P]."""
+        k = self.split(self.k(x))
+        return k if self.q is None else self.split(self.q(x)), k, k
+
+
+class JoinHeads(nn.Module):
+    """The outputs of the heads side by side [1, N, H * P], or their mean [1, N, P], plus a bias."""
+
+    def __init__(self, heads: int, head_dim: int, average: bool) -> None:
+        super().__init__()
+        self.heads, self.average = heads, average
+        self.bias = nn.Parameter(torch.empty(head_dim if average else heads * head_dim))
 
     def initialize(self, generator_for: Initializer) -> None:
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
-        shape = (*x.shape[:2], self.core.spec.heads, -1)
-        k = self.k(x).view(shape).transpose(1, 2)
-        q = k if self.q is None else self.q(x).view(shape).transpose(1, 2)
-        y = self.core(q, k, k, context.mask, context.bias)  # B H N P
-        y = y.mean(1) if self.average else y.transpose(1, 2).flatten(2)
-        return y + self.bias
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.unflatten(-1, (self.heads, -1)).mean(-2) if self.average else x) + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.heads} heads, average={self.average}"
 
 
 class GATBlock(nn.Module):
