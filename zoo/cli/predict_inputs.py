@@ -110,7 +110,9 @@ class Reader:
     def _of_word(self, word: str) -> list[Row]:
         path = Path(word)
         if os.path.exists(word):  # unlike Path.exists, it takes a text of any length
-            return self._of_folder(path) if path.is_dir() else self._of_files([path], alone=True)
+            is_item = bool(self.modality.folder_file) and (path / self.modality.folder_file).is_file()
+            is_folder = path.is_dir() and not is_item
+            return self._of_folder(path) if is_folder else self._of_files([path], alone=True)
         if self.modality.files_only:
             raise ValueError(f"there is no {self.modality.name} file {word}")
         if len(word.split()) == 1 and (_is_table_name(word) or path.suffix.lower() in self.modality.suffixes):

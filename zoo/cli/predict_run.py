@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.source)
     problem = model.config.resolved_problem_type if model.config.head == "classify" else None
     if args.top_k and (model.config.head == "token" or problem == "regression" or writes_texts(model)):
-        what = "the model finds all entities of a text" if problem is None else "the model predicts numbers"
+        elements = "nodes of a graph" if "graph_sizes" in model.inputs else "entities of a text"
+        what = f"the model finds all {elements}" if problem is None else "the model predicts numbers"
         what = "the model writes one text for each input" if writes_texts(model) else what
         raise ValueError(f"--top-k is for labels, and {what}: omit it")
     listed = problem == "multi_label_classification" and bool(args.out or args.json) and not args.top_k

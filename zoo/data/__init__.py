@@ -86,6 +86,12 @@ _HOME = {
     "PointCloudDataModule": "zoo.data.point_cloud.datamodule",
     "load_point_clouds": "zoo.data.point_cloud.load",
     "make_point_clouds": "zoo.data.synthetic.point_clouds",
+    "GraphNodeSettings": "zoo.data.graph_config",
+    "GraphNodes": "zoo.data.graph.nodes",
+    "GraphNodesDataModule": "zoo.data.graph.nodes",
+    "load_nodes": "zoo.data.graph.load_nodes",
+    "make_block_model": "zoo.data.synthetic.graphs",
+    "karate_club": "zoo.data.synthetic.graphs",
     "KeyedBatches": "zoo.data.keyed_batches",
     "Splits": "zoo.data.splits",
 }

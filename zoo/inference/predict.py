@@ -56,18 +56,20 @@ def predict(
     recording; its probability is the geometric mean of those of the tokens, NaN if nobody speaks. Classes without a
     name are called by their number. A model with head="token" gives the entities of each text in their order,
     [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
-    any length is read in overlapping windows. A model with head="qa" answers a tuple (question, context) from a context
-    of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A model of alignments with
-    head="contacts" gives the most probable contacts of residues at least 6 places apart, [("K5-A20", probability, 5,
-    20), ...] (`Contact`), with numbers from 1.
+    any length is read in overlapping windows. Of a graph it gives the label of each node, in their order, [(node,
+    label, probability), ...] (`Node`), where a node has its name or its number. A model with head="qa" answers a tuple
+    (question, context) from a context of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A
+    model of alignments with head="contacts" gives the most probable contacts of residues at least 6 places apart,
+    [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1.
 
     Args:
         model: A classifier, a masked language model, a CTC model, or an encoder-decoder that writes texts, with
             `preprocess`.
-        x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), or an audio clip (path or
-            (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a generator of
-            predictions in the same order, which reads some inputs ahead and never holds all of them in memory. A model
-            of proteins takes sequences of residues; the path of a FASTA file stands for the list of its records.
+        x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), a graph, or an audio clip
+            (path or (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a
+            generator of predictions in the same order, which reads some inputs ahead and never holds all of them in
+            memory. A model of proteins takes sequences of residues; the path of a FASTA file stands for the list of its
+            records.
         top_k: Labels of each prediction; of entities there are always all, of texts that are written one.
         batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
             next input. Default: images in batches of 32, texts sorted by length in batches of about 1,024 tokens (on a
@@ -117,7 +119,8 @@ def check_model(model: Any, top_k: int) -> None:
     require_model(model)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
-    served = model.config.head in HEADS and (model.config.head != "token" or "input_ids" in model.inputs)
+    of_elements = any(name in model.inputs for name in ("input_ids", "node_features"))
+    served = model.config.head in HEADS and (model.config.head != "token" or of_elements)
     if not served and not predicts_contacts(model) and not writes_texts(model):
         hint = ""
         if model.config.head == "lm":
@@ -126,8 +129,8 @@ def check_model(model: Any, top_k: int) -> None:
             hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
-            f"head='token' for the words of texts), head='qa', head='masked_lm' or head='ctc', an encoder-decoder "
-            f"with head='lm', or a model of alignments with head='contacts'{hint}"
+            f"head='token' for the words of texts or the nodes of graphs), head='qa', head='masked_lm' or head='ctc', "
+            f"an encoder-decoder with head='lm', or a model of alignments with head='contacts'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_model(model))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.inference import long_audio
 from zoo.inference.contacts import Contact, contacts_of, predicts_contacts
+from zoo.inference.graph_predictions import Node, graph_outputs, labels_of_nodes, names_of_nodes
 from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.prediction_report import Report, Window
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
@@ -94,6 +95,7 @@ class Predictor:
             self.processor = replace(self.processor, truncate="warn" if truncation else "error")
         self.is_text = isinstance(self.processor, TextProcessor)
         self.is_audio = isinstance(self.processor, AudioProcessor)
+        self.is_graph = "graph_sizes" in model.inputs
         self.kind = next((record.name for record in of_model(model)), "input").replace("_", " ")
         self.noun = "protein" if self.kind == "protein" else "text"  # what a string is
         if model.config.head == "masked_lm" and self.processor.id("mask") is None:
@@ -172,6 +174,8 @@ class Predictor:
         """An error in the place of a label."""
         if predicts_contacts(self.model):
             return Contact(message, math.nan, 0, 0)
+        if self.is_graph and self.model.config.head == "token":
+            return Node("", message, math.nan)
         if not self.in_windows:
             return message, math.nan
         is_answer = self.model.config.head == "qa"
@@ -204,9 +208,9 @@ class Predictor:
         elif self.is_text:
             yield from self._texts(items, names or [f"{self.noun} {first + i}" for i in range(len(items))], made)
         else:
-            size = self.batch_size or IMAGES
+            size, predicted = self.batch_size or IMAGES, self._graphs if self.is_graph else self._images
             for start in range(0, len(items), size):
-                yield from self._images(dict(enumerate(items[start : start + size], start)))
+                yield from predicted(dict(enumerate(items[start : start + size], start)))
 
     def _clip(self, clip: Any, index: int) -> Prediction | Exception:
         try:
@@ -233,6 +237,24 @@ class Predictor:
             else:
                 yield from zip(rows, self._of_outputs(activated(self.model, scores)))
 
+    def _graphs(self, items: dict[int, Any]) -> Iterator[tuple[int, Prediction | Exception]]:
+        """Predictions of graphs, or of their nodes; each graph has another number of nodes."""
+        rows = {i: item if isinstance(item, Exception) else self._prepared(item) for i, item in items.items()}
+        yield from ((i, row) for i, row in rows.items() if isinstance(row, Exception))
+        batches = {i: row for i, row in rows.items() if not isinstance(row, Exception)}
+        if not batches:
+            return
+        outputs = graph_outputs(self.model, list(batches.values()))
+        if self.model.config.head != "token":
+            yield from zip(batches, self._of_outputs(outputs))
+            return
+        sizes = [len(batch["node_features"]) for batch in batches.values()]
+        for i, scores in zip(batches, outputs.split(sizes)):
+            if scores.isfinite().all():
+                yield i, labels_of_nodes(self.model, names_of_nodes(self.processor, items[i]), scores)
+            else:
+                yield i, ValueError(NOT_FINITE)
+
     def _prepared(self, item: Any) -> dict[str, Tensor] | Exception:
         """The batch of one input, or what is wrong with it."""
         try:
@@ -241,7 +263,7 @@ class Predictor:
             raise
         except Exception as error:  # decoders raise errors of many kinds for broken files, SyntaxError among them
             return error
-        rows = len(next(iter(batch.values())))
+        rows = len(batch["graph_sizes" if self.is_graph else next(iter(batch))])
         what = f"given a {type(item).__name__} of {rows} inputs: expected one input, or a list of them"
         return batch if rows == 1 else ValueError(what)
 

@@ -32,6 +32,7 @@ class Graph:
         labels: int64 [N], the classes of the nodes, -1 where they are unknown; None without any.
         names: Of the nodes, or None.
         parts: {"train", "val" or "test": bool [N]}, the nodes of each part of a data set; or None.
+        classes: Names of the classes of the nodes, or None.
 
     Raises:
         ValueError: Shapes that do not fit, features that are not finite, and edges of nodes that are not there, with
@@ -44,6 +45,7 @@ class Graph:
     labels: Tensor | None = None
     names: tuple[str, ...] | None = None
     parts: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -61,12 +63,19 @@ class Graph:
             set_(self, "labels", as_integers(self.labels, "labels"))
             if self.labels.shape != (count,):
                 raise ValueError(f"labels is {list(self.labels.shape)}: expected [{count}], one class for each node")
+            if (least := int(self.labels.min())) < -1:
+                raise ValueError(f"labels has the class {least}: expected 0, 1, ..., or -1 where it is unknown")
         if self.names is not None:
             set_(self, "names", tuple(map(str, self.names)))
             if len(self.names) != count:
                 raise ValueError(f"names has {len(self.names)} entries for {count} nodes")
         if self.parts is not None:
             set_(self, "parts", {name: as_node_mask(part, count, name) for name, part in self.parts.items()})
+        if self.classes is not None:
+            set_(self, "classes", tuple(map(str, self.classes)))
+            if self.labels is not None and (most := int(self.labels.max())) >= len(self.classes):
+                raise ValueError(f"a node has the class {most}: expected 0 to {len(self.classes) - 1}, as there are "
+                                 f"{len(self.classes)} names of classes")  # fmt: skip
 
     @property
     def num_nodes(self) -> int:
@@ -95,6 +104,7 @@ class Graph:
             None if self.labels is None else self.labels[nodes],
             None if self.names is None else tuple(np.array(self.names, dtype=object)[nodes.numpy()]),
             None if self.parts is None else {name: part[nodes] for name, part in self.parts.items()},
+            self.classes,
         )
 
 
@@ -268,6 +278,14 @@ def batch_graphs(graphs: Sequence[Graph]) -> dict[str, Tensor]:
     return batch | ({"edge_features": torch.cat(edge_features)} if edge_features else {})
 
 
+def batch_of_batches(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One batch of the graphs of several, see `GraphProcessor`."""
+    counts = [len(batch["node_features"]) for batch in batches]
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    found = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0] if name != "edge_index"}
+    return found | {"edge_index": torch.cat([b["edge_index"] + start for b, start in zip(batches, starts)], 1)}
+
+
 def with_reverse_edges(graph: Graph) -> Graph:
     """The graph with the reverse of each edge that is there in one direction alone, and its features."""
     source, target = graph.edge_index
@@ -320,7 +338,8 @@ def from_networkx(graph: Any, features: str = "x", edge_features: str | None = N
     """A graph of networkx. features, labels: attributes of the nodes; edge_features: one of the edges.
 
     Nodes without the attribute `features` have their one-hot number. An undirected edge goes in both directions.
-    Raises ValueError where only some nodes, or edges, have an attribute.
+    Labels are whole numbers or names of classes; nodes without one have an unknown class. Raises ValueError where only
+    some nodes, or edges, have features.
     """
     nodes = list(graph.nodes)
     number = {node: i for i, node in enumerate(nodes)}
@@ -341,12 +360,12 @@ def from_networkx(graph: Any, features: str = "x", edge_features: str | None = N
                 if edge_features not in values:
                     raise ValueError(f"edge {source!r} to {target!r} has no attribute {edge_features!r}")
                 rows.append(torch.as_tensor(values[edge_features], dtype=torch.float32).reshape(-1))
-    classes = [graph.nodes[node].get(labels) for node in nodes]
-    known = all(isinstance(value, int) for value in classes) and bool(classes)
+    found, classes = graph_files.encode_labels([graph.nodes[node].get(labels) for node in nodes])
     return Graph(
         x,
         torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T,
         torch.stack(rows) if rows else None,
-        torch.tensor(classes) if known else None,
+        found,
         tuple(map(str, nodes)),
+        classes=classes,
     )

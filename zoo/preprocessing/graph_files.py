@@ -1,5 +1,6 @@
 """Files of graphs: NPZ, and folders with nodes.csv and edges.csv. They give the fields of a `Graph`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,6 +18,7 @@ ARRAYS = {
     "edge_features": ("edge_features", "edge_attr"),
     "labels": ("labels", "y"),
     "names": ("names",),
+    "classes": ("classes",),
 }
 PARTS = ("train", "val", "test")
 ID, SOURCE, TARGET, LABEL, PART = "id", "source", "target", "label", "part"
@@ -35,8 +37,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def read_npz(path: Path) -> dict[str, Any]:
     """The graph of an NPZ file: arrays x [N, F] and edge_index [2, E]; optional edge_attr [E, D], y [N] (classes of the
-    nodes), names [N], and train, val, test (numbers of the nodes of each part, or bool [N]). Pickled objects are
-    refused."""
+    nodes), names [N], classes [C] (their names), and train, val, test (numbers of the nodes of each part, or bool [N]).
+    Pickled objects are refused."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -54,9 +56,9 @@ def read_npz(path: Path) -> dict[str, Any]:
 
 
 def read_csv(folder: Path) -> dict[str, Any]:
-    """The graph of a folder: nodes.csv with the columns id, optional label (a whole number, or empty) and part (train,
-    val, test or empty), and every other column a feature; edges.csv with the columns source and target (ids of nodes),
-    and every other column a feature. Raises LoadError naming the file and the row."""
+    """The graph of a folder: nodes.csv with the columns id, optional label (a whole number or the name of a class, or
+    empty) and part (train, val, test or empty), and every other column a feature; edges.csv with the columns source
+    and target (ids of nodes), and every other column a feature. Raises LoadError naming the file and the row."""
     nodes, edges = (_table(folder / name) for name in (NODES, EDGES))
     for file, table, needed in ((NODES, nodes, (ID,)), (EDGES, edges, (SOURCE, TARGET))):
         for name in needed:
@@ -84,7 +86,7 @@ def read_csv(folder: Path) -> dict[str, Any]:
         "names": tuple(ids),
     }
     if LABEL in nodes:
-        found["labels"] = np.array([_label(folder, row, text) for row, text in enumerate(nodes[LABEL], 2)])
+        found["labels"], found["classes"] = encode_labels(nodes[LABEL])
     if PART in nodes:
         for row, text in enumerate(nodes[PART], 2):
             if text and text not in PARTS:
@@ -125,8 +127,13 @@ def _numbers(path: Path, table: dict[str, list[str]], others: tuple[str, ...]) -
     return np.stack(columns, 1) if columns else None
 
 
-def _label(folder: Path, row: int, text: str) -> int:
-    try:
-        return int(text) if text else -1
-    except ValueError:
-        raise LoadError(f"{folder / NODES}, row {row}: label {text!r}: expected a whole number, or nothing") from None
+def encode_labels(values: Sequence[Any]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """(classes int64 [N], -1 for None and empty texts; their names, sorted, unless all values are whole numbers)."""
+    given = {value for value in values if value not in (None, "")}
+    if not given:
+        return None, None
+    if all(isinstance(value, int) or str(value).removeprefix("-").isdecimal() for value in given):
+        return np.array([-1 if value in (None, "") else int(value) for value in values]), None
+    names = sorted(map(str, given))
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([-1 if value in (None, "") else number[str(value)] for value in values]), tuple(names)

@@ -46,7 +46,8 @@ class Modality:
     inputs: {name in a batch: name in a batch of a multi-tower model}; the first is the main input. alternatives: other
     names of the main input, which some families have.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
-    suffixes: of its files, in lower case. unnamed: name of an item without a name in messages.
+    suffixes: of its files, in lower case. folder_file: name of the file that a folder has which is one item.
+    unnamed: name of an item without a name in messages.
     is_item: whether an object in memory is one item. load: reads an item from a path. records: of files that hold
     several items, reads (name, item) of each.
     example: (config, generator) -> two rows of the main input. describe: config -> description of the input.
@@ -78,6 +79,7 @@ class Modality:
     processors: Mapping[str, Any]
     processor: str
     sample: str
+    folder_file: str = ""
 
     @property
     def strings(self) -> bool:
@@ -270,6 +272,7 @@ MODALITIES: dict[str, Modality] = {
         inputs={name: name for name in ("node_features", "edge_index", "edge_features", "graph_sizes")},
         argument="graphs",
         suffixes=graph_files.SUFFIXES,
+        folder_file=graph_files.NODES,
         unnamed="a graph",
         is_item=is_graph,
         load=load_graph,

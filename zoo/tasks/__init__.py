@@ -11,6 +11,7 @@ _HOME = {
     "CausalLMTask": "zoo.tasks.language_modeling",
     "MaskedLMTask": "zoo.tasks.language_modeling",
     "TokenClassificationTask": "zoo.tasks.token_classification",
+    "NodeClassificationTask": "zoo.tasks.node_classification",
     "QuestionAnsweringTask": "zoo.tasks.question_answering",
     "Seq2SeqTask": "zoo.tasks.seq2seq",
     "ImageTextTask": "zoo.tasks.image_text",

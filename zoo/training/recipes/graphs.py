@@ -1,0 +1,65 @@
+"""What a model of graphs takes from the data: the features of nodes and edges, and the classes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.data.graph.nodes import GraphNodes
+from zoo.data.splits import Splits
+from zoo.models.base import Model
+from zoo.preprocessing.graph import Graph, GraphProcessor
+from zoo.training.parse import SettingsError
+from zoo.training.pretrained import set_classes
+from zoo.training.run import Run
+
+
+def graph_model(run: Run, head: str, **fields: Any) -> Model:
+    """The model of the settings. Raises: SettingsError, also for a model that does not take graphs."""
+    model = run.build_model(head, **fields)
+    if model.inputs[0] != "node_features":
+        raise SettingsError(f"{run.model_name} is a {model.family} model: expected one of graphs, such as gat_cora")
+    return model
+
+
+def fit_to_graph(run: Run, model: Model, nodes: Splits[GraphNodes]) -> Model:
+    """The model for the nodes: a pretrained one with their classes; a new one built again for their features, too.
+
+    Raises: SettingsError for a graph with other features than those of a pretrained model.
+    """
+    c, graph = run.config, nodes.train.graph
+    edge_dim = None if graph.edge_features is None else graph.edge_features.shape[1]
+    own = {"in_features": graph.node_features.shape[1], "edge_dim": edge_dim}
+    if c.model.source:
+        of_model = {name: getattr(model.config, name) for name in own}
+        if of_model != own:
+            raise SettingsError(f"model.source={c.model.source}: it takes graphs of {of_model}, and {nodes.name} has "
+                                f"{own}")  # fmt: skip
+        set_classes(model, nodes.classes, c.seed)
+    else:
+        model = graph_model(run, "token", num_classes=len(nodes.classes), **own)
+        normalize = are_counts(graph) if c.data.normalize_features == "auto" else c.data.normalize_features
+        model.preprocess = GraphProcessor(**own, normalize_features=normalize, undirected=c.data.undirected)
+        model.labels = list(nodes.classes)
+    return model
+
+
+def are_counts(graph: Graph) -> bool:
+    """Whether all features are whole numbers of at least 0, such as counts of words."""
+    x = graph.node_features
+    return bool((x >= 0).all() and (x == x.round()).all())
+
+
+def sample_graph(run: Run, nodes: Splits[GraphNodes]) -> Path:
+    """The file or folder of the graph of a run; of one that is in memory, sample.npz in the run folder."""
+    assert run.folder is not None
+    path = Path(run.config.data.name).expanduser()
+    if path.exists():
+        return path
+    file = run.folder.path / "sample.npz"
+    graph = nodes.train.graph
+    arrays = {"x": graph.node_features, "edge_index": graph.edge_index, "names": graph.node_names()}
+    if graph.edge_features is not None:
+        arrays["edge_attr"] = graph.edge_features
+    np.savez_compressed(file, **{name: np.asarray(values) for name, values in arrays.items()})
+    return file
