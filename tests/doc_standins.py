@@ -34,6 +34,7 @@ def fill(folder: Path) -> None:
     save_images(folder, random)
     save_tables(folder)
     save_audio(folder, random)
+    save_graph(folder / "citations.npz", random)
 
 
 def save_code(folder: Path) -> None:
@@ -41,6 +42,12 @@ def save_code(folder: Path) -> None:
     for i in range(40):
         (folder / f"shape{i}.py").write_text(f"import math\n\n\ndef shape{i}(size):\n    return math.pi * size\n")
     (folder / "area.py").write_text("def area(width, height):\n    size = width * height\n    return size\n")
+
+
+def save_graph(file: Path, random: np.random.Generator) -> None:
+    y = np.arange(40) % 2
+    np.savez(file, x=(random.random((40, 8)) < 0.3).astype(np.float32), y=y, edge_index=random.permutation(1600)[:99]
+             // [[40], [1]] % 40, train=np.arange(20), val=np.arange(20, 30), test=np.arange(30, 40))  # fmt: skip
 
 
 def save_images(folder: Path, random: np.random.Generator) -> None:

@@ -365,7 +365,7 @@ def from_networkx(graph: Any, features: str = "x", edge_features: str | None = N
         x,
         torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T,
         torch.stack(rows) if rows else None,
-        found,
+        None if found is None else torch.from_numpy(found),
         tuple(map(str, nodes)),
         classes=classes,
     )

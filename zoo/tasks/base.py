@@ -309,7 +309,7 @@ class Task(L.LightningModule):
             raise ValueError("the learning rate schedule has no end: set max_steps or max_epochs of the Trainer")
         o = self.optim
         groups = self.parameter_groups() if self.pipeline is None else self.pipeline.parameter_groups()
-        optimizer = adamw(groups, o.betas, o.eps, fused=not self.scaled)
+        optimizer = adamw(groups, o.betas, o.eps, fused=not self.scaled, decoupled=o.decoupled_weight_decay)
         warmup = round(o.warmup * steps)
         factor = partial(warmup_cosine, steps=int(steps), warmup=warmup, final=o.final_lr)
         if o.schedule == "inverse_sqrt":

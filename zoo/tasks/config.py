@@ -11,6 +11,8 @@ class OptimSettings:
     Attributes:
         lr: Peak learning rate, reached after warm-up.
         weight_decay: AdamW weight decay of weight matrices; norms, biases, embeddings and positions are not decayed.
+        decoupled_weight_decay: False adds the weight decay to the gradient instead, as an L2 penalty: Adam as papers on
+            graphs have it.
         betas: AdamW betas, the decay rates of the first and second moment.
         eps: AdamW epsilon.
         warmup: Fraction of all steps during which the learning rate rises linearly from zero.
@@ -26,6 +28,7 @@ class OptimSettings:
 
     lr: float = 1e-3
     weight_decay: float = 0.05
+    decoupled_weight_decay: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.05

@@ -81,12 +81,15 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     fused: bool = True,
-) -> torch.optim.AdamW:
+    decoupled: bool = True,
+) -> torch.optim.Adam:
     """AdamW with the fused kernel, which is faster than the default on CPUs too. Each group has its own `lr`.
 
-    Use fused=False under fp16, where gradients have to be unscaled before they are clipped.
+    Use fused=False under fp16, where gradients have to be unscaled before they are clipped. decoupled=False adds the
+    weight decay to the gradient, as Adam does (Loshchilov and Hutter 2019 compare both).
     """
-    optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=fused)
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(groups, betas=betas, eps=eps, fused=fused)
     optimizer.register_load_state_dict_post_hook(shape_scalars)
     return optimizer
 

@@ -8,6 +8,7 @@ import numpy as np
 from zoo.data.graph.nodes import GraphNodes
 from zoo.data.splits import Splits
 from zoo.models.base import Model
+from zoo.models.registry import find_variant
 from zoo.preprocessing.graph import Graph, GraphProcessor
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import set_classes
@@ -16,9 +17,12 @@ from zoo.training.run import Run
 
 def graph_model(run: Run, head: str, **fields: Any) -> Model:
     """The model of the settings. Raises: SettingsError, also for a model that does not take graphs."""
+    name, source = run.config.model.name, run.config.model.source
+    if not source and (family := find_variant(name)).modality != "graph":
+        raise SettingsError(f"{name} is a {family.name} model: expected one of graphs, such as gat_cora")
     model = run.build_model(head, **fields)
     if model.inputs[0] != "node_features":
-        raise SettingsError(f"{run.model_name} is a {model.family} model: expected one of graphs, such as gat_cora")
+        raise SettingsError(f"model.source={source} is a {model.family} model: expected one of graphs")
     return model
 
 
