@@ -15,8 +15,8 @@ TRAIN, VALIDATION = 20, 30  # nodes of each class; the others are tested
 def make_block_model(nodes: int = NODES, *, seed: int) -> Graph:
     """A stochastic block model (Holland et al. 1983): nodes of one class have more edges with each other.
 
-    The features of a node are those of its class with much noise: alone they tell the class of about half of the nodes,
-    with those of the neighbors that of most.
+    The features of a node are those of its class with much noise: a linear model on them finds the class of about half
+    of the nodes, with those of the neighbors that of most.
 
     Returns: an undirected graph of four classes, with the parts train, val and test; the same for the same arguments.
     """
