@@ -24,8 +24,8 @@ class SetTransformerConfig(PointCloudConfig):
     """induced_points: M, learned points of each block through which the points attend to each other in O(N M); None:
     directly, in O(N^2). seeds: learned queries that pool the points. decoder_depth: blocks of attention among what the
     seeds found. pool: whether these are joined or averaged. mlp_dim: hidden width of a block's MLP; None: one linear
-    layer, as the authors have it. layer_norm: whether blocks have norms. attention: the kind of the encoder; seeds have softmax. See PointCloudConfig
-    for the other fields."""
+    layer, as the authors have it. layer_norm: whether blocks have norms. attention: the kind of the encoder; seeds have
+    softmax. See PointCloudConfig for the other fields."""
 
     induced_points: int | None = 32
     seeds: int = 1
