@@ -126,7 +126,7 @@ def items_of_folder(folder: Path, modalities: Sequence[str], out: Path | None = 
         )
     found, others = [], []
     for path in data_files(folder):
-        if (kind := file_modality(path.name)) in modalities:
+        if (kind := file_modality(path.name)) is not None and kind in modalities:
             found += stamped(kind, path.relative_to(folder).as_posix(), path)
         elif out is None or path.resolve() != out.resolve():
             others.append(path)
