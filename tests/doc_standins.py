@@ -17,6 +17,8 @@ SIZES = {
     "zoo.data.synthetic.shapes.TRAIN": 64, "zoo.data.synthetic.shapes.TEST": 20,
     "zoo.data.synthetic.sentences.TRAIN": 200, "zoo.data.synthetic.sentences.TEST": 40,
     "zoo.data.synthetic.stories.STORIES": 20,
+    "zoo.data.synthetic.alignments.TRAIN": 16, "zoo.data.synthetic.alignments.VALIDATION": 4,
+    "zoo.data.synthetic.alignments.TEST": 4,
     "zoo.data.synthetic.object_scenes.SPLITS": {"train": 64, "validation": 6, "test": 8},
     "zoo.data.synthetic.clinic.TRAIN": 60, "zoo.data.synthetic.clinic.TEST": 12,
     "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
@@ -33,6 +35,7 @@ def fill(folder: Path) -> None:
     save_code(folder / "my_project")
     save_images(folder, random)
     save_tables(folder)
+    save_families(folder / "families", random)
     save_audio(folder, random)
     save_graph(folder / "citations.npz", random)
 
@@ -48,6 +51,15 @@ def save_graph(file: Path, random: np.random.Generator) -> None:
     y = np.arange(40) % 2
     np.savez(file, x=(random.random((40, 8)) < 0.3).astype(np.float32), y=y, edge_index=random.permutation(1600)[:99]
              // [[40], [1]] % 40, train=np.arange(20), val=np.arange(20, 30), test=np.arange(30, 40))  # fmt: skip
+
+
+def save_families(folder: Path, random: np.random.Generator) -> None:
+    folder.mkdir()
+    for i in range(20):
+        rows = ["".join(row) for row in random.choice(list("ARNDCQEGHILKMFPSTWYV"), (8, 30))]
+        (folder / f"family{i}.a3m").write_text("".join(f">s{j}\n{row}\n" for j, row in enumerate(rows)))
+        contacts = random.random((30, 30)) < 0.1
+        np.save(folder / f"family{i}.npy", contacts | contacts.T)
 
 
 def save_images(folder: Path, random: np.random.Generator) -> None:

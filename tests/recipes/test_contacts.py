@@ -14,8 +14,8 @@ from zoo.training.recipes.contacts_config import ContactSettings
 
 call = caller({"contacts": ContactSettings})
 TINY = ("width=8", "heads=2", "model.pair_width=8", "model.pair_heads=2", "model.outer_width=4", "depth=1",
-        "batch_size=4", "max_sequences=8", "max_train_samples=8", "max_test_samples=2", "accelerator=cpu", "precision=fp32",
-        "progress=false", "log_every=1")  # fmt: skip
+        "batch_size=4", "max_sequences=8", "max_train_samples=8", "max_test_samples=2", "accelerator=cpu",
+        "precision=fp32", "progress=false", "log_every=1")  # fmt: skip
 
 
 @pytest.fixture

@@ -92,6 +92,13 @@ _HOME = {
     "load_nodes": "zoo.data.graph.load_nodes",
     "make_block_model": "zoo.data.synthetic.graphs",
     "karate_club": "zoo.data.synthetic.graphs",
+    "ContactMapSettings": "zoo.data.alignment_config",
+    "ProteinFamilies": "zoo.data.alignments.load",
+    "load_families": "zoo.data.alignments.load",
+    "AlignmentDataModule": "zoo.data.alignments.datamodule",
+    "mutual_information": "zoo.data.alignments.baselines",
+    "mean_field_dca": "zoo.data.alignments.baselines",
+    "make_families": "zoo.data.synthetic.alignments",
     "KeyedBatches": "zoo.data.keyed_batches",
     "Splits": "zoo.data.splits",
 }

@@ -34,7 +34,7 @@ def contacts_of(scores: Tensor, query: Tensor, top_k: int, temperature: float = 
         top_k: Number of contacts.
         temperature: What logits are divided by.
     """
-    first, second = torch.triu_indices(*scores.shape, MIN_SEPARATION)
+    first, second = torch.triu_indices(scores.shape[0], scores.shape[1], MIN_SEPARATION)
     probabilities = (scores[first, second] / temperature).sigmoid()
     letters = letters_of(query[None])[0]
     found = []

@@ -56,7 +56,7 @@ class AlignmentProcessor:
         Raises FileNotFoundError; ValueError, of a file DataError, that names what is wrong; see `Alignment.of_rows`.
         """
         single = isinstance(alignments, str | Path | Alignment)
-        items: list[Any] = [alignments] if single else list(alignments)  # type: ignore[list-item, arg-type]
+        items: list[Any] = [alignments] if single else list(alignments)  # type: ignore[arg-type]
         if not items:
             raise ValueError("the list of alignments is empty: expected at least one")
         return pad([self.sample(self.load(item).ids()) for item in items])

@@ -16,6 +16,8 @@ _HOME = {
     "Seq2SeqTask": "zoo.tasks.seq2seq",
     "ImageTextTask": "zoo.tasks.image_text",
     "TextToImageTask": "zoo.tasks.text_to_image",
+    "ContactTask": "zoo.tasks.contacts",
+    "ContactPrecision": "zoo.tasks.contacts",
     "BLEU": "zoo.tasks.bleu",
     "CIDEr": "zoo.tasks.cider",
     "ContrastiveTask": "zoo.tasks.contrastive",

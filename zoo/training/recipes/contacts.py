@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from torch import distributed as dist
 
 from zoo.data.alignments.datamodule import AlignmentDataModule
 from zoo.data.keyed_batches import Keys
@@ -13,7 +14,7 @@ from zoo.interpret.plot_contacts import plot_contacts
 from zoo.models.base import Model
 from zoo.preprocessing.alignment import write_a3m
 from zoo.preprocessing.alignment_processor import AlignmentProcessor
-from zoo.tasks.contacts import DIVISORS, ContactTask, gap_closed
+from zoo.tasks.contacts import DIVISORS, FamilyPrecision, gap_closed
 from zoo.training.parse import SettingsError
 from zoo.training.run import Run
 from zoo.utils import distributed
@@ -41,41 +42,49 @@ def alignment_model(run: Run) -> Model:
 
 
 class FamiliesFile(L.Callback):
-    """Writes families.csv to a folder: the precision of each test family at L/5, L/2 and L by each method; and prints
-    the means over those that mutual information partly explains, with a precision of 0.2 to 0.5 at L/5."""
+    """Writes families.csv to a folder: the precision of each test family at L/5, L/2 and L by each method, and prints
+    the means over those that mutual information partly explains, with a precision of 0.2 to 0.5 at L/5. Also writes the
+    first of them as sample.a3m, to try the model on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the table, in the process that prints."""
+        """Write the files, in the process that prints."""
         task: Any = pl_module
-        if not isinstance(task, ContactTask) or not task.tested or distributed.rank() != 0:
+        tested = {own.index: own for part in _of_all_processes(task.tested, trainer.world_size) for own in part}
+        if distributed.rank() != 0 or not tested:
             return
-        names = trainer.datamodule.splits.test.names  # type: ignore[attr-defined]
-        methods = list(task.tested[0].precision)
+        part = trainer.datamodule.splits.test  # type: ignore[attr-defined]
+        write_a3m(self.folder / "sample.a3m", part.alignment(0))
+        methods = list(next(iter(tested.values())).precision)
         with (self.folder / "families.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["family", "residues", "sequences", *(f"{m}_{name}" for m in methods for name in DIVISORS)])
-            for own in sorted(task.tested, key=lambda own: own.index):
+            for index, own in sorted(tested.items()):
                 values = [f"{value:.4f}" for method in methods for value in own.precision[method]]
-                writer.writerow([names[own.index], own.residues, own.sequences, *values])
-        if "mutual_information" in methods:
-            count, before, after = gap_closed(task.tested)
-            if count:
-                console().print(f"{count} of {len(task.tested)} test families have a precision at L/5 of 0.2 to 0.5 by "
-                                f"mutual information: {before:.3f} on average, and {after:.3f} by the "
-                                f"model")  # fmt: skip
+                writer.writerow([part.names[index], own.residues, own.sequences, *values])
+        count, before, after = gap_closed(list(tested.values())) if "mutual_information" in methods else (0, 0.0, 0.0)
+        if count:
+            console().print(f"{count} of {len(tested)} test families have a precision at L/5 of 0.2 to 0.5 by mutual "
+                            f"information: {before:.3f} on average, and {after:.3f} by the model")  # fmt: skip
+
+
+def _of_all_processes(tested: list[FamilyPrecision], world: int) -> list[list[FamilyPrecision]]:
+    if world == 1:
+        return [tested]
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, tested)
+    return parts
 
 
 def contacts(run: Run, task: Any, result: "Result") -> "Figure | None":
-    """Predicted above true contacts of some test families; also writes the first of them as sample.a3m."""
+    """Predicted above true contacts of some test families."""
     data: Any = getattr(task.trainer, "datamodule", None)
-    if not isinstance(data, AlignmentDataModule) or run.folder is None:
+    if not isinstance(data, AlignmentDataModule):
         return None
     part = data.splits.test
     model, rows = task.evaluated, list(range(min(PLOTTED, len(part))))
-    write_a3m(run.folder.path / "sample.a3m", part.alignment(0))
     batch = data.test.__getitems__(Keys(rows, 0))
     device = next(model.parameters()).device
     with torch.no_grad():
