@@ -20,10 +20,12 @@ SIZES = {
     "zoo.data.synthetic.alignments.TRAIN": 16, "zoo.data.synthetic.alignments.VALIDATION": 4,
     "zoo.data.synthetic.alignments.TEST": 4,
     "zoo.data.synthetic.object_scenes.SPLITS": {"train": 64, "validation": 6, "test": 8},
+    "zoo.data.synthetic.molecules.MOLECULES": 90, "zoo.data.synthetic.molecules.SCAFFOLDS": 20,
     "zoo.data.synthetic.clinic.TRAIN": 60, "zoo.data.synthetic.clinic.TEST": 12,
     "zoo.data.synthetic.audio.TRAIN": 64, "zoo.data.synthetic.audio.TEST": 16,
     "zoo.data.synthetic.audio.SPELLED_TRAIN": 50, "zoo.data.synthetic.audio.SPELLED_TEST": 14,
 }  # fmt: skip
+RINGS = ("C1CCCCC1", "c1ccccc1", "C1CCOC1", "c1ccsc1", "C1CCNC1", "C1CC1")  # of molecules
 KINDS = ("softmax", "linear", "performer", "retention")  # of tables of all kinds, which have tests of their own
 
 
@@ -85,6 +87,8 @@ def save_tables(folder: Path) -> None:
         "reviews.csv": [("review", "stars"), *((text, ("good", "bad")[i % 2]) for i, text in enumerate(texts))],
         "prices.csv": [("text", "price"), *((text, 10.5 + i) for i, text in enumerate(texts))],
         "meetings.csv": [("transcript", "minutes"), *((f"{text} and more", text) for text in texts)],
+        "solubility.csv": [("SMILES", "logS"), *(("C" * (i % 9) + ring, i / 4) for i, ring in enumerate(RINGS * 12))],
+        "toxic.csv": [("smiles", "toxic"), *(("C" * (i % 9) + ring, i % 2) for i, ring in enumerate(RINGS * 12))],
         "tags.csv": [("text", "food", "service"), *((text, i % 2, i // 2 % 2) for i, text in enumerate(texts))],
     }
     for name, rows in tables.items():

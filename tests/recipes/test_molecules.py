@@ -1,0 +1,67 @@
+"""The recipe of molecules from its command line: regression, classes, tables, predictions, plots."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from recipe_calls import caller, result
+
+import zoo
+from zoo.models.registry import list_models
+from zoo.training.recipes.molecules_config import MoleculeSettings
+
+pytest.importorskip("rdkit", reason="molecules need the extra `molecules`")
+if not list_models("graph_transformer_tiny"):
+    pytest.skip("there is no graph_transformer_tiny", allow_module_level=True)
+
+call = caller({"molecules": MoleculeSettings})
+TINY = ("model=graph_transformer_tiny", "width=16", "depth=1", "heads=2", "batch_size=8", "accelerator=cpu",
+        "precision=fp32", "progress=false", "plots=false")  # fmt: skip
+SMILES = ["CCO", "c1ccccc1", "[Na+].[Cl-]", "C", "CC(=O)Nc1ccc(O)cc1"]
+
+
+@pytest.fixture(autouse=True)
+def few_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.data.synthetic.molecules.MOLECULES", 90)
+    monkeypatch.setattr("zoo.data.synthetic.molecules.SCAFFOLDS", 20)
+
+
+def test_logp_of_unseen_scaffolds_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("molecules", tmp_path / "run", *TINY, "steps=3") == 0
+    said = capsys.readouterr().out
+    for text in ("Synthetic data", "scaffolds are in one split each", "Morgan fingerprints + ridge regression",
+                 "test error", "zoo predict"):  # fmt: skip
+        assert text in said, text
+    assert {"test_error", "test_r2", "test_loss"} == result(tmp_path / "run")["result"].keys()
+    model = zoo.load(tmp_path / "run")
+    assert model.labels == ["logp"] and model.config.resolved_problem_type == "regression"
+    with torch.no_grad():
+        together = model.double()(**doubled(model.preprocess(SMILES)))
+        alone = torch.cat([model(**doubled(model.preprocess(text))) for text in SMILES])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
+    from zoo.interpret.plot_molecule import molecule_attention, plot_molecule_attention
+
+    atoms, bonds = molecule_attention(model, SMILES[-1])
+    assert atoms.shape == (11,) and bonds.shape == (11,) and float(atoms.min()) > 0
+    plot_molecule_attention(model, SMILES[-1], layer="blocks.0.mixer", head=1, path=tmp_path / "attention.png")
+    assert (tmp_path / "attention.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match=r"expected one of blocks\.0\.mixer"):
+        molecule_attention(model, "CCO", layer="blocks.1.mixer")
+
+
+def test_classes_of_a_table_then_other_classes_from_its_weights(tmp_path: Path) -> None:
+    rings = ("C1CCCCC1", "c1ccccc1", "C1CCOC1", "c1ccsc1", "C1CCNC1", "C1CC1")
+    rows = [f"{'C' * i}{ring},{'yes' if i % 2 else 'no'},{i}.5\n" for ring in rings for i in range(8)]
+    file = tmp_path / "toxic.csv"
+    file.write_text("SMILES,toxic,value\n" + "".join(rows))
+    words = (f"data={file}", "label=toxic", "split=random", "class_weights=balanced", "steps=2", *TINY)
+    assert call("molecules", tmp_path / "one", *words) == 0
+    assert zoo.load(tmp_path / "one").labels == ["no", "yes"]
+    words = (f"data={file}", "label=value", f"model.source={tmp_path / 'one'}", "steps=2", *TINY[4:])
+    assert call("molecules", tmp_path / "two", *words) == 0
+    assert zoo.load(tmp_path / "two").labels == ["value"]
+    assert call("molecules", tmp_path / "three", *TINY[1:], "model=bert_tiny", "steps=2") == 2
+
+
+def doubled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
