@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo.preprocessing.graph import Graph, GraphProcessor, load_graph
-from zoo.preprocessing.graph_picture import graph_html
+from zoo.preprocessing.graph_display import graph_html
 from zoo.utils.errors import LoadError
 
 FEATURES = torch.tensor([[1.0, 3.0], [0.0, 0.0], [2.0, 2.0]])

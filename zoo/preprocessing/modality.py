@@ -22,7 +22,7 @@ from zoo.preprocessing.alignment_processor import (
     plot_alignment,
 )
 from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
-from zoo.preprocessing.graph_picture import graph_html, plot_graph
+from zoo.preprocessing.graph_display import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor, pair
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.molecule import MoleculeProcessor

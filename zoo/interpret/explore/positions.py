@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
-from zoo.preprocessing.graph_picture import layout
+from zoo.preprocessing.graph_display import layout
 
 
 @dataclass(frozen=True)

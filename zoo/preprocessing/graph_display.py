@@ -1,4 +1,4 @@
-"""Pictures of graphs: places of the nodes, and the graph in HTML and with matplotlib."""
+"""Plots of graphs: places of the nodes, and the graph in HTML and with matplotlib."""
 
 import html
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from zoo.preprocessing.graph import Graph, load_graph
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = 300  # nodes in a picture
+SHOWN = 300  # nodes in a plot
 LAYOUT_STEPS = 100
 
 
