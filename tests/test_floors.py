@@ -23,8 +23,20 @@ PACKAGES = (
 PARTS = {
     "nn": ("", "frontends", "losses"),
     "checkpoints": ("formats", ""),
-    "data": ("", "synthetic", "sources", "streams", "image", "text", "audio", "pairs", "image_text", "point_cloud",
-             "alignments", "graph"),
+    "data": (
+        "",
+        "synthetic",
+        "sources",
+        "streams",
+        "image",
+        "text",
+        "audio",
+        "pairs",
+        "image_text",
+        "point_cloud",
+        "alignments",
+        "graph",
+    ),
     "training": ("", "planner", "recipes", "sweep", "scaling"),
 }
 HEAVY = ("lightning", "torchvision", "torchaudio", "timm", "transformers", "datasets", "matplotlib", "torchmetrics",

@@ -19,9 +19,6 @@ class EdgeCore(Core):
 
     Where the mask is a `GraphMask` alone, `forward` computes its edges in time and memory O(E), or reads the matrix of
     all pairs, as `GraphMask.sparse` says; both give the same outputs. Subclasses define `edge_scores` beside `weights`.
-
-    edge_keys [E, H, P]: what is added to the key of each edge, and edge_values [E, H, P] to its value, in the order of
-    `GraphMask.edge_index` (edge features). With them the mask must be a graph, whose edges are computed alone.
     """
 
     def edge_scores(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
@@ -32,35 +29,28 @@ class EdgeCore(Core):
         """The outputs from all pairs."""
         return super().forward(q, k, v, mask, bias)
 
-    def forward(
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        if type(mask.inner if type(mask) is MaskView else mask) is GraphMask:
+            graph = self.graph_of(mask, q, k)
+            if graph is not None:
+                return self.attend_edges(q, k, v, graph, bias)
+        return self.attend(q, k, v, mask, bias)
+
+    def with_edge_features(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        mask: AnyMask = None,
+        mask: AnyMask,
         bias: AnyBias = None,
         edge_keys: Tensor | None = None,
         edge_values: Tensor | None = None,
     ) -> Tensor:
-        graph = mask.inner if type(mask) is MaskView else mask
-        if type(graph) is GraphMask or edge_keys is not None or edge_values is not None:
-            graph = self.graph_of(mask, q, k, edge_keys is not None or edge_values is not None)
-            if graph is not None:
-                return self.attend_edges(q, k, v, graph, bias, edge_keys, edge_values)
-        return self.attend(q, k, v, mask, bias)
-
-    def maps(
-        self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None, edge_keys: Tensor | None = None
-    ) -> Tensor:
-        """Attention weights [B, H, N, M], see `Core.maps`."""
-        if edge_keys is None:
-            return super().maps(q, k, mask, bias)
-        graph = self.graph_of(mask, q, k, True)
+        """`forward` with edge_keys [E, H, P], added to the key of each edge, and edge_values [E, H, P], added to its
+        value, in the order of `GraphMask.edge_index`. Raises ValueError for a mask that is not a graph alone."""
+        graph = self.graph_of(mask, q, k, needed=True)
         assert graph is not None
-        graph.check_dense()
-        weights = self.edge_weights(q, k, graph, bias, edge_keys)  # B H E
-        pairs = weights.new_zeros(*weights.shape[:2], graph.nodes * graph.nodes)
-        return pairs.index_copy(2, graph.codes, weights).unflatten(2, (graph.nodes, graph.nodes))
+        return self.attend_edges(q, k, v, graph, bias, edge_keys, edge_values)
 
     def graph_of(self, mask: AnyMask, q: Tensor, k: Tensor, needed: bool = False) -> GraphMask | None:
         """The graph whose edges are computed alone, None for all pairs. needed: raise ValueError instead of None."""

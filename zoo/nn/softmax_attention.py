@@ -24,24 +24,12 @@ class SoftmaxAttention(EdgeCore):
     def weights(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         return masked_softmax(self.scores(q, k, as_mask(mask) & self.pattern, bias))
 
-    def maps(
-        self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None, edge_keys: Tensor | None = None
-    ) -> Tensor:
-        return self.weights(q, k, mask, bias) if edge_keys is None else super().maps(q, k, mask, bias, edge_keys)
+    def maps(self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        return self.weights(q, k, mask, bias)
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: AnyMask = None,
-        bias: AnyBias = None,
-        edge_keys: Tensor | None = None,
-        edge_values: Tensor | None = None,
-    ) -> Tensor:
-        graph = mask.inner if type(mask) is MaskView else mask
-        if type(graph) is GraphMask or edge_keys is not None:
-            return super().forward(q, k, v, mask, bias, edge_keys, edge_values)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
+        if type(mask.inner if type(mask) is MaskView else mask) is GraphMask:
+            return super().forward(q, k, v, mask, bias)
         dropout = self.spec.dropout if self.training else 0.0
         return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern, self.spec.softcap)
 

@@ -52,9 +52,10 @@ def _one_map(rng: np.random.Generator, length: int) -> Array:
         antiparallel = b == a + 1 or rng.random() < 0.5
         _add_line(rng, contacts, degree, strands[a], strands[b], 1.0, antiparallel)
     others = [(a, b) for k, a in enumerate(helices) for b in [*helices[k + 1 :], *strands]]
-    for a, b in others:
+    for one, other in others:
         if rng.random() < 0.5:
-            _add_line(rng, contacts, degree, min(a, b), max(a, b), 3.6 if b in helices else 2.0, rng.random() < 0.6)
+            step = 3.6 if other in helices else 2.0
+            _add_line(rng, contacts, degree, min(one, other), max(one, other), step, rng.random() < 0.6)
     for _ in range(rng.integers(0, 4)):
         i, j = sorted(rng.integers(0, length, 2).tolist())
         if j - i >= 6:
@@ -65,7 +66,8 @@ def _one_map(rng: np.random.Generator, length: int) -> Array:
 def _segments(rng: np.random.Generator, length: int) -> list[tuple[str, int, int]]:
     """(kind, first residue, end) of the helices and strands of a chain, in order."""
     helical = rng.random() * 0.8  # fraction of helices in this protein
-    segments, at = [], int(rng.integers(0, 3))
+    segments: list[tuple[str, int, int]] = []
+    at = int(rng.integers(0, 3))
     while True:
         kind = HELIX if rng.random() < helical else STRAND
         stop = at + int(rng.integers(*_LENGTHS[kind]))

@@ -10,6 +10,7 @@ ranking models.
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 from zoo.preprocessing.molecule import load_rdkit, read_smiles
 
@@ -66,7 +67,7 @@ def properties(smiles: Sequence[str], name: str) -> list[float]:
 
     if name not in PROPERTIES:
         raise ValueError(f"{name!r}: expected one of the properties {', '.join(PROPERTIES)}")
-    compute = Crippen.MolLogP if name == "logp" else rdMolDescriptors.CalcNumRings
+    compute: Any = Crippen.MolLogP if name == "logp" else rdMolDescriptors.CalcNumRings  # type: ignore[attr-defined]
     return [compute(read_smiles(each)) for each in smiles]
 
 

@@ -1,8 +1,8 @@
 """Synthetic point clouds of ten shapes for classification.
 
 The class is the shape. Each cloud has other proportions, another size and another place; a part of it is missing, all
-points have noise, and a few are stray points. Test clouds are rotated too, uniformly over all rotations; training clouds
-are upright, so that training has to add the rotations (`augment.rotation`). The dataset is for learning and
+points have noise, and a few are stray points. Test clouds are rotated too, uniformly over all rotations; training
+clouds are upright, so that training has to add the rotations (`augment.rotation`). The dataset is for learning and
 testing the library, not for ranking models.
 """
 

@@ -33,7 +33,7 @@ def fit_to_graph(run: Run, model: Model, nodes: Splits[GraphNodes]) -> Model:
     """
     c, graph = run.config, nodes.train.graph
     edge_dim = None if graph.edge_features is None else graph.edge_features.shape[1]
-    own = {"in_features": graph.node_features.shape[1], "edge_dim": edge_dim}
+    own: dict[str, Any] = {"in_features": graph.node_features.shape[1], "edge_dim": edge_dim}
     if c.model.source:
         of_model = {name: getattr(model.config, name) for name in own}
         if of_model != own:
@@ -65,5 +65,6 @@ def sample_graph(run: Run, nodes: Splits[GraphNodes]) -> Path:
     arrays = {"x": graph.node_features, "edge_index": graph.edge_index, "names": graph.node_names()}
     if graph.edge_features is not None:
         arrays["edge_attr"] = graph.edge_features
-    np.savez_compressed(file, **{name: np.asarray(values) for name, values in arrays.items()})
+    compressed: dict[str, Any] = {name: np.asarray(values) for name, values in arrays.items()}
+    np.savez_compressed(file, **compressed)
     return file
