@@ -80,7 +80,7 @@ def plot_molecule_attention(
     shares = bonds / bonds.max().clamp(min=1e-9) if len(bonds) else bonds
     for bond, weight in zip(molecule.GetBonds(), shares.tolist()):
         ends = places[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
-        draw_bond(axes, ends, bond.GetBondTypeAsDouble(), colors(0.15 + 0.85 * weight))
+        plot_bond(axes, ends, bond.GetBondTypeAsDouble(), colors(0.15 + 0.85 * weight))
     x, y = places.T.tolist()
     found = axes.scatter(
         x, y, c=atoms.tolist(), cmap=COLORS, vmin=0, s=330, edgecolors="#555555", zorder=3, clip_on=False
@@ -98,8 +98,8 @@ def plot_molecule_attention(
     return save_figure(figure, path)
 
 
-def draw_bond(axes: Any, ends: Tensor, order: float, color: Any) -> None:
-    """Draw a bond between two places [2, 2] as one line, or as two or three; that of a ring has one of two dashed."""
+def plot_bond(axes: Any, ends: Tensor, order: float, color: Any) -> None:
+    """Plot a bond between two places [2, 2] as one line, or as two or three; that of a ring has one of two dashed."""
     along = ends[1] - ends[0]
     side = torch.stack([-along[1], along[0]]) / along.norm().clamp(min=1e-9)
     offsets = {1.0: [0.0], 2.0: [-0.09, 0.09], 3.0: [-0.15, 0.0, 0.15], 1.5: [-0.09, 0.09]}.get(order, [0.0])

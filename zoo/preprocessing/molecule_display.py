@@ -31,10 +31,10 @@ def molecule_html(item: Any, alt: str) -> str:
     """An SVG of the molecule."""
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    drawing = rdMolDraw2D.MolDraw2DSVG(SIZE, SIZE)
-    rdMolDraw2D.PrepareAndDrawMolecule(drawing, read_smiles(read_smiles_file(item)))
-    drawing.FinishDrawing()
-    svg = drawing.GetDrawingText()
+    canvas = rdMolDraw2D.MolDraw2DSVG(SIZE, SIZE)
+    rdMolDraw2D.PrepareAndDrawMolecule(canvas, read_smiles(read_smiles_file(item)))
+    canvas.FinishDrawing()
+    svg = canvas.GetDrawingText()
     start = svg.index("<svg") + len("<svg")  # after the XML declaration
     return f'<svg role="img" aria-label="{html.escape(alt, quote=True)}"{svg[start:]}'
 
@@ -44,8 +44,8 @@ def plot_molecule(axes: "Axes", item: Any) -> None:
     from PIL import Image
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    drawing = rdMolDraw2D.MolDraw2DCairo(2 * SIZE, 2 * SIZE)
-    rdMolDraw2D.PrepareAndDrawMolecule(drawing, read_smiles(read_smiles_file(item)))
-    drawing.FinishDrawing()
-    axes.imshow(Image.open(io.BytesIO(drawing.GetDrawingText())))
+    canvas = rdMolDraw2D.MolDraw2DCairo(2 * SIZE, 2 * SIZE)
+    rdMolDraw2D.PrepareAndDrawMolecule(canvas, read_smiles(read_smiles_file(item)))
+    canvas.FinishDrawing()
+    axes.imshow(Image.open(io.BytesIO(canvas.GetDrawingText())))
     axes.set_axis_off()
