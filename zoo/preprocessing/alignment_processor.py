@@ -35,7 +35,7 @@ class AlignmentProcessor:
     max_sequences: the most sequences of an alignment; of larger ones the query and this many less one are taken. None:
         no limit.
     sampling: "random", by a fixed seed, or "first", in the order of the file.
-    unknown: what a letter is that is no residue: "error", or "X", any residue.
+    unknown: what a letter is that is not a residue: "error", or "X", any residue.
     """
 
     kind: ClassVar[str] = "alignment"

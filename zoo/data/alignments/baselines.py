@@ -65,7 +65,7 @@ def mutual_information(msa: Tensor, *, identity: float = 0.8, pseudocount: float
         pseudocount: See `frequencies`.
         corrected: Whether to apply the average product correction.
 
-    Raises: ValueError for what is no alignment of residues 0 to 21.
+    Raises: ValueError for what is not an alignment of residues 0 to 21.
     """
     single, pairs = frequencies(msa, sequence_weights(msa, identity), pseudocount)
     expected = single[:, None, :, None] * single[None, :, None, :]

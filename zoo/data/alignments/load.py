@@ -61,7 +61,7 @@ def load_families(settings: ContactMapSettings | None = None, *, seed: int = 0) 
         seed: Seed of splits and subsets.
 
     Raises:
-        DataError: A name that is no folder, a missing or malformed file, a map of another size than the query. The
+        DataError: A name that is not a folder, a missing or malformed file, a map of another size than the query. The
             message says how to fix it.
     """
     s = settings or ContactMapSettings()

@@ -2,7 +2,7 @@
 
 A chain is a row of helices and strands with loops between them. Neighboring strands are often hairpins; strands that
 are further apart pair parallel or antiparallel, helices pack with every third or fourth residue, as in the maps of real
-proteins: contacts are sparse and lie on short lines. There is no structure in space behind them.
+proteins: contacts are sparse and lie on short lines. No structure in space is behind them.
 """
 
 import numpy as np
