@@ -28,7 +28,7 @@ def peer_and_ours(kind: str, width: int, heads: int) -> tuple[nn.Module, GraphAt
     initialize(ours, 0)
     weights = peer.state_dict()
     with torch.no_grad():
-        ours.bias.copy_(weights["bias"])
+        ours.out.bias.copy_(weights["bias"])
         if kind == "gat":
             ours.k.weight.copy_(weights["lin.weight"])
             ours.core.source.copy_(weights["att_src"][0])

@@ -86,16 +86,13 @@ def places_of(model: nn.Module, what: What) -> tuple[dict[str, nn.Module], dict[
         }
         return inside, {}
     named: dict[str, nn.Module] = {name: part for name, part in parts.items() if isinstance(part, Attention)}
-    if what != "head_output":  # GAT's layers have a core, and no output projection
-        named |= {name: part for name, part in parts.items() if isinstance(getattr(part, "core", None), Core)}
-        named = {name: named[name] for name in parts if name in named}
     without: dict[str, nn.Module] = {
         f"{path}.mixer": block.mixer
         for path, block in blocks.items()
         if isinstance(block, Block) and not any(isinstance(part, Attention) for part in block.mixer.modules())
     }
     if what == "attention":
-        cores: dict[str, Any] = {name: part.core for name, part in named.items()}
+        cores = {name: part.core for name, part in named.items() if isinstance(part, Attention)}
         without |= {name: core for name, core in cores.items() if type(core).weights is Core.weights}
     return named, without
 
