@@ -2,7 +2,7 @@
 
     python recipes/point_clouds.py                         ten synthetic shapes, tested under all rotations
     python recipes/point_clouds.py rotation=none           the same, trained upright: it fails on rotated shapes
-    python recipes/point_clouds.py model=set_transformer_tiny attention=linear
+    python recipes/point_clouds.py model=set_transformer_tiny           a set transformer
     python recipes/point_clouds.py data=FOLDER             your own clouds: a sub-folder of .ply, .npy or .npz files
                                                            per class
     python recipes/point_clouds.py data=FOLDER rotation=z num_points=1024     upright clouds, at most 1,024 points

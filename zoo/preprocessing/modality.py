@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.preprocessing import alignment, audio_io, display, fasta, graph_files, image_io, point_cloud_io
+from zoo.preprocessing import alignment, audio_io, display, example_inputs, fasta, graph_files, image_io, point_cloud_io
 from zoo.preprocessing.alignment_processor import (
     AlignmentProcessor,
     alignment_html,
@@ -23,7 +23,7 @@ from zoo.preprocessing.alignment_processor import (
 )
 from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
 from zoo.preprocessing.graph_display import graph_html, plot_graph
-from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.marian import MarianProcessor
 from zoo.preprocessing.molecule import MoleculeProcessor
 from zoo.preprocessing.molecule_display import molecule_html, plot_molecule, read_smiles_file
@@ -101,39 +101,6 @@ class Modality:
         return (self.main_input, *self.alternatives)
 
 
-def _pixel_values(config: Any, generator: torch.Generator) -> Tensor:
-    return torch.randn(2, config.in_chans, *pair(config.image_size), generator=generator)
-
-
-def _input_ids(config: Any, generator: torch.Generator) -> Tensor:
-    fixed = not getattr(config, "causal", True)  # text towers of fixed length attend to their padding
-    length = config.max_length if fixed else min(16, config.max_length)
-    ids = torch.randint(config.vocab_size, (2, length), generator=generator)
-    pad = getattr(config, "pad_token_id", None)
-    if pad is not None and 0 <= pad < config.vocab_size and config.vocab_size > 1:  # models handle it in their own ways
-        ids[ids == pad] = (pad + 1) % config.vocab_size
-    if getattr(config, "pool", None) == "eos" and config.eos_token_id is not None:
-        end = config.eos_token_id
-        if hasattr(config, "decoder_start_token_id"):  # BART's rows must have equally many end tokens
-            end = end[0] if isinstance(end, tuple) else end
-            ids[ids == end] = next(i for i in range(3) if i not in (pad, end))
-        ids[:, -1] = end
-    return ids
-
-
-def _input_values(config: Any, generator: torch.Generator) -> Tensor:
-    """Spectrograms (time first, or for Whisper frequency first), or for waveform models the samples of 24 tokens."""
-    if hasattr(config, "mel_bins") and hasattr(config, "frames"):
-        return torch.randn(2, config.mel_bins, config.frames, generator=generator)
-    shape = (config.max_length, config.mel_bins) if hasattr(config, "mel_bins") else (config.samples(24),)
-    return torch.randn(2, *shape, generator=generator)
-
-
-def _node_features(config: Any, generator: torch.Generator) -> Tensor:
-    """Of two graphs with eight nodes each."""
-    return torch.randn(16, config.in_features, generator=generator)
-
-
 def _describe_audio(config: Any) -> str:
     if hasattr(config, "mel_bins") and hasattr(config, "frames"):
         return f"{config.frames:,} frames of {config.mel_bins} mel bins, texts of {config.max_length:,} tokens"
@@ -155,15 +122,6 @@ def _is_image(item: Any) -> bool:
     return hasattr(item, "convert") or (is_array and not is_cloud(item))
 
 
-def _points(config: Any, generator: torch.Generator) -> Tensor:
-    return torch.randn(2, 24, config.in_features, generator=generator)
-
-
-def _alignments(config: Any, generator: torch.Generator) -> Tensor:
-    """Two alignments of five sequences of twelve residues."""
-    return torch.randint(config.vocab_size, (2, 5, 12), generator=generator)
-
-
 MODALITIES: dict[str, Modality] = {
     "image": Modality(
         name="image",
@@ -175,7 +133,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="an image",
         is_item=_is_image,
         load=display.open_image,
-        example=_pixel_values,
+        example=example_inputs.pixel_values,
         describe=lambda config: f"{config.image_size} px, patch {config.patch_size}",
         html=display.image_html,
         plot=display.plot_image,
@@ -202,7 +160,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="a text",
         is_item=lambda item: isinstance(item, str),
         load=display.read_text,
-        example=_input_ids,
+        example=example_inputs.input_ids,
         describe=lambda config: f"{config.max_length:,} tokens of {config.vocab_size:,}",
         html=display.text_html,
         plot=display.plot_text,
@@ -226,7 +184,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="an audio clip",
         is_item=_is_clip,
         load=audio_io.read,
-        example=_input_values,
+        example=example_inputs.input_values,
         describe=_describe_audio,
         html=display.audio_html,
         plot=display.plot_audio,
@@ -257,7 +215,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="a point cloud",
         is_item=is_cloud,
         load=load_cloud,
-        example=_points,
+        example=example_inputs.points,
         describe=lambda config: f"any number of points of {config.in_features} numbers",
         html=cloud_html,
         plot=plot_cloud,
@@ -276,7 +234,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="a graph",
         is_item=is_graph,
         load=load_graph,
-        example=_node_features,
+        example=example_inputs.node_features,
         describe=lambda config: f"any number of nodes of {config.in_features} numbers",
         html=graph_html,
         plot=plot_graph,
@@ -294,7 +252,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="an alignment",
         is_item=lambda item: isinstance(item, alignment.Alignment),
         load=load_alignment,
-        example=_alignments,
+        example=example_inputs.alignments,
         describe=lambda config: "alignments of any number of sequences and residues",
         html=alignment_html,
         plot=plot_alignment,
@@ -314,7 +272,7 @@ MODALITIES: dict[str, Modality] = {
         is_item=lambda item: False,  # a string in memory is a text, unless a model reads proteins
         load=fasta.read_sequence,
         records=fasta.named_sequences,
-        example=_input_ids,
+        example=example_inputs.input_ids,
         describe=lambda config: f"{config.max_length:,} tokens of {config.vocab_size:,}",
         html=display.protein_html,
         plot=display.plot_protein,
@@ -336,7 +294,7 @@ MODALITIES: dict[str, Modality] = {
         unnamed="a molecule",
         is_item=lambda item: False,  # a string in memory is a text, unless a model reads molecules
         load=read_smiles_file,
-        example=_node_features,
+        example=example_inputs.node_features,
         describe=lambda config: f"any number of atoms of {config.in_features} numbers",
         html=molecule_html,
         plot=plot_molecule,
