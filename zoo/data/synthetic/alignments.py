@@ -4,8 +4,8 @@ A family has a contact map (`contact_maps.py`) and a Potts model whose couplings
 P(x) ~ exp(sum_i h_i(x_i) + sum_contacts J_ij(x_i, x_j)). A coupling is partly that of all families (residues of unlike
 charge attract, greasy ones stick together, a large one wants a small one), partly its own. Sequences are sampled by
 Gibbs sampling along trees of descent, so that they resemble each other (phylogeny), and chains of contacts correlate
-residues that are not in contact (indirect correlation): what the mutual information of columns does not distinguish from direct
-coupling. Some sequences are fragments, and some residues are deleted.
+residues that are not in contact (indirect correlation): what the mutual information of columns does not distinguish
+from direct coupling. Some sequences are fragments, and some residues are deleted.
 
 The dataset is for learning and testing the library, not for ranking models.
 """
