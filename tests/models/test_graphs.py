@@ -111,10 +111,12 @@ def test_layers_and_nodes_without_edges(name: str) -> None:
         ({"edge_index": torch.tensor([[0], [16]])}, "expected node numbers 0 to 15"),
         ({"edge_index": torch.tensor([[0.0], [1.0]])}, "expected integers"),
         ({"graph_sizes": torch.tensor([8, 9])}, "whose sum is 16"),
+        ({"graph_sizes": torch.tensor([8.0, 8.0])}, "expected integers"),
+        ({"graph_sizes": torch.tensor([7, 9])}, "edge 6 goes from node 6 of graph 0 to node 7 of graph 1"),
     ],
 )
 def test_bad_input(name: str, change: dict[str, Tensor], message: str) -> None:
-    model = small(name, head="classify")
+    model = small(name, head="classify", **({"edge_dim": None} if name == "graph_transformer" else {}))
     with pytest.raises(ValueError, match=message):
         model(**example_batch(model) | change)
 

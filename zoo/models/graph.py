@@ -101,6 +101,7 @@ class GraphModel(Model):
         """Hidden states [N, D] of the nodes. layers: see `Model.encode`."""
         x = self.check_inputs(unknown, node_features)
         graph = self.graph_of(x, edge_index)
+        check_sizes(graph_sizes, len(x), edge_index)
         features = self.aligned(graph, edge_features)
         hidden = self.blocks(
             self.embed(x, graph, features)[None],
@@ -167,7 +168,7 @@ class GraphPooling(nn.Module):
         self.proj = None if classes is None else nn.Linear(width, classes)
 
     def forward(self, x: Tensor, graph_sizes: Tensor | None = None) -> Tensor:
-        """graph_sizes: nodes of each graph [G]. Raises ValueError if they are not those of x."""
+        """graph_sizes: nodes of each graph [G]."""
         y = pool_graphs(x, graph_sizes, self.mode)
         return y if self.proj is None else self.proj(F.dropout(y, self.dropout, self.training))
 
@@ -179,9 +180,33 @@ def pool_graphs(x: Tensor, sizes: Tensor | None, mode: GraphPoolingMode) -> Tens
     """Sums or means [G, D] of x [N, D] over the nodes of each graph; a graph without nodes has zeros."""
     if sizes is None:
         return x.sum(0, keepdim=True) if mode == "sum" else x.mean(0, keepdim=True)
-    if sizes.ndim != 1 or sizes.is_floating_point() or (x.device.type == "cpu" and int(sizes.sum()) != len(x)):
-        raise ValueError(f"graph_sizes={sizes.tolist()}: expected integers [G] whose sum is {len(x)}, the nodes of all "
-                         "graphs")  # fmt: skip
-    graph = torch.repeat_interleave(torch.arange(len(sizes), device=x.device), sizes.to(x.device), output_size=len(x))
+    graph = numbers_of_graphs(sizes.to(x.device), len(x))
     sums = x.new_zeros(len(sizes), x.shape[1]).index_add(0, graph, x)
     return sums if mode == "sum" else sums / sizes.to(x).clamp(min=1)[:, None]
+
+
+def numbers_of_graphs(sizes: Tensor, nodes: int) -> Tensor:
+    """The number of the graph of each node [N], from the nodes of each graph [G]."""
+    return torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes, output_size=nodes)
+
+
+def check_sizes(sizes: Tensor | None, nodes: int, edge_index: Tensor | None) -> None:
+    """Raise ValueError unless graph_sizes are integers whose sum is the number of nodes, and each edge is within a
+    graph. On a GPU, which would have to be waited for, only their type is checked."""
+    if sizes is None:
+        return
+    if sizes.ndim != 1 or sizes.is_floating_point():
+        raise ValueError(f"graph_sizes is {list(sizes.shape)} of {sizes.dtype}: expected integers [G]")
+    if sizes.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if int(sizes.sum()) != nodes or bool((sizes < 0).any()):
+        raise ValueError(f"graph_sizes={sizes.tolist()}: expected integers [G] whose sum is {nodes}, the nodes of all "
+                         "graphs")  # fmt: skip
+    if edge_index is None or not edge_index.numel() or len(sizes) < 2:
+        return
+    ends = numbers_of_graphs(sizes, nodes)[edge_index]
+    if (apart := ends[0] != ends[1]).any():
+        edge = int(apart.nonzero()[0])
+        raise ValueError(f"edge {edge} goes from node {int(edge_index[0, edge])} of graph {int(ends[0, edge])} to node "
+                         f"{int(edge_index[1, edge])} of graph {int(ends[1, edge])}: an edge is within a graph, and "
+                         "nodes have their numbers in the whole batch")  # fmt: skip

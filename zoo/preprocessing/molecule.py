@@ -98,7 +98,7 @@ def _parse(text: str) -> tuple[Any, str]:
 
 
 def molecule_graph(molecule: Any, elements: Sequence[str] = ELEMENTS) -> Graph:
-    """The graph of a molecule of rdkit, with the features in the table above."""
+    """The graph of a molecule of rdkit, with the features in the table above; its atoms are called C1, C2, O3, ..."""
     nodes = torch.tensor([_atom(atom, elements) for atom in _with_labels(molecule).GetAtoms()], dtype=torch.float32)
     ends, bonds = [], []
     for bond in molecule.GetBonds():
@@ -106,7 +106,9 @@ def molecule_graph(molecule: Any, elements: Sequence[str] = ELEMENTS) -> Graph:
         ends += [(begin, end), (end, begin)]
         bonds += [_bond(bond)] * 2
     index = torch.tensor(ends, dtype=torch.int64).reshape(-1, 2).T.contiguous()
-    return Graph(nodes, index, torch.tensor(bonds, dtype=torch.float32).reshape(-1, BOND_FEATURES))
+    names = tuple(f"{atom.GetSymbol()}{atom.GetIdx() + 1}" for atom in molecule.GetAtoms())
+    edges = torch.tensor(bonds, dtype=torch.float32).reshape(-1, BOND_FEATURES)
+    return Graph(nodes, index, edges, names=names)
 
 
 def _with_labels(molecule: Any) -> Any:

@@ -22,6 +22,7 @@ from zoo.interpret.attention_maps import distance, entropy
 from zoo.interpret.explore.strongest import Reduction, StrongestKeys
 from zoo.interpret.faithfulness import Curve, FaithfulnessResult
 from zoo.interpret.roles.result import HeadRole, HeadRoles
+from zoo.preprocessing.graph import GraphProcessor
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.tokenizer_training import train
@@ -326,3 +327,28 @@ def test_models_and_inputs_of_a_command_line(tmp_path: Path) -> None:
     assert short_names(twice) == twice
     with pytest.raises(ValueError, match="is a folder: after the models, give one input"):
         split("org/name", [folder], False)
+
+
+# --- Graphs and clouds ------------------------------------------------------------------------------------------------
+
+
+def test_nodes_of_a_graph_have_places_names_and_edges() -> None:
+    import networkx
+
+    graph = networkx.Graph([("ann", "bob"), ("bob", "cy"), ("cy", "ann"), ("cy", "dan")])
+    model = zoo.create_model("gat_small", seed=0, in_features=4, num_classes=2).eval()
+    model.preprocess = GraphProcessor(in_features=4)
+    found = description(zoo.explore(model, graph))["models"][0]
+    (part,) = found["positions"][0]
+    assert part["texts"] == ["ann", "bob", "cy", "dan"] and part["edges"] == [[0, 1], [0, 2], [1, 2], [2, 3]]
+    assert len(part["places"]) == 4 and all(0 <= x <= 1 for place in part["places"] for x in place)
+    assert [group["name"] for group in found["groups"]] == ["self-attention", "head.mixer"]
+
+
+def test_points_of_a_cloud_and_the_induced_points_that_they_attend_to() -> None:
+    model = zoo.create_model("set_transformer_tiny", seed=0, num_classes=2).eval()
+    cloud = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    found = description(zoo.explore(model, cloud))["models"][0]
+    group = found["groups"][0]
+    points, induced = (found["positions"][group[side]] for side in ("queries", "keys"))
+    assert not group["same"] and len(points[0]["places"]) == 20 and induced[0]["kind"] == "tokens"
