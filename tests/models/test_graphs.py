@@ -11,6 +11,7 @@ from torch import Tensor
 
 import zoo
 from zoo.models.example_batch import example_batch
+from zoo.models.graph_transformer.shortest_paths import all_pairs
 from zoo.models.registry import families, family
 
 FAMILIES = [f.name for f in families() if f.modality == "graph"]
@@ -154,3 +155,34 @@ def test_the_network_of_the_paper_as_torch_geometric_computes_it(version: str) -
     x, edges = batch["node_features"].double(), batch["edge_index"]
     expected = second(torch.nn.functional.elu(first(x, edges)), edges)
     assert (model(x, edges) - expected).abs().max() <= 1e-10
+
+
+def test_shortest_paths() -> None:
+    """Of a directed path of five nodes and of two nodes without an edge, beside those of networkx."""
+    import networkx
+
+    path = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+    pairs, distances = all_pairs(path, torch.tensor([5, 2]), longest=3)
+    graph = networkx.DiGraph(path.T.tolist())
+    graph.add_nodes_from(range(7))
+    lengths = dict(networkx.all_pairs_shortest_path_length(graph))
+    assert pairs.shape == (2, 29)
+    for (source, target), distance in zip(pairs.T.tolist(), distances.tolist(), strict=True):
+        assert distance == min(lengths[source].get(target, 9), 4)
+    with pytest.raises(ValueError, match="shortest paths between all pairs of 1 graphs with up to 5,000 nodes"):
+        all_pairs(path, torch.tensor([5000]), longest=3)
+
+
+@pytest.mark.parametrize("edge_dim", [None, 3])
+def test_attention_to_all_nodes_with_a_bias_of_the_shortest_paths(edge_dim: int | None) -> None:
+    model = small("graph_transformer", structure="shortest_paths", max_distance=2, edge_dim=edge_dim)
+    batch = example_batch(model)
+    graded(model, batch)
+    with torch.no_grad():
+        y = model(**batch)
+        for number in (0, 1):
+            close(model(**alone(batch, number)), y[8 * number : 8 * number + 8])
+        moved = batch | {"node_features": batch["node_features"].clone()}
+        moved["node_features"][4] += 1  # four edges from node 0, which sees it in the first layer
+        first = [model.encode(**each, layers=[0])[1][0][0] for each in (batch, moved)]
+    assert not torch.allclose(*first)

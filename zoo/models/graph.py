@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.nn.context import Context
-from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.graph_mask import GraphMask
 from zoo.nn.stack import Stack
 from zoo.preprocessing.graph import GraphProcessor
 
@@ -84,9 +84,9 @@ class GraphModel(Model):
         """Node features [N, F] -> the input of the blocks [N, D]; edge_features [E', D] in the order of the mask."""
         raise NotImplementedError
 
-    def edge_bias(self, graph: GraphMask, edge_features: Tensor | None) -> EdgeBias | None:
-        """What the edge features [E', D], in the order of the mask, add to the scores."""
-        return None
+    def context(self, graph: GraphMask, edge_features: Tensor | None, graph_sizes: Tensor | None) -> Context:
+        """What nodes attend to; edge_features [E', D] in the order of the mask."""
+        return Context(mask=graph)
 
     def encode(
         self,
@@ -105,7 +105,7 @@ class GraphModel(Model):
         features = self.aligned(graph, edge_features)
         hidden = self.blocks(
             self.embed(x, graph, features)[None],
-            Context(mask=graph, bias=self.edge_bias(graph, features)),
+            self.context(graph, features, graph_sizes),
             layers=layers,
         )
         if layers is None:

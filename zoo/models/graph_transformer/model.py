@@ -1,23 +1,29 @@
 """A transformer whose nodes attend to their neighbors (Dwivedi and Bresson 2021, https://arxiv.org/abs/2012.09699).
 
-Blocks are those of any transformer here, with the graph as the mask of their attention. Edge features add to the
-scores, with values for each head, and to the nodes that the edges lead to.
+Blocks are those of any transformer here, with the graph as the mask of their attention, or all nodes of the graph with
+a bias of the shortest path between them (Graphormer, Ying et al. 2021, https://arxiv.org/abs/2106.05234). Edge features
+add to the scores, with values for each head, and to the nodes that the edges lead to.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
+from zoo.models.graph_transformer.shortest_paths import all_pairs
 from zoo.nn.block_config import BlockConfig
+from zoo.nn.context import Context
 from zoo.nn.graph_mask import EdgeBias, GraphMask
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphTransformerConfig(GraphConfig):
-    """See GraphConfig and BlockConfig for the fields."""
+    """structure: what a node attends to: the sources of its edges and itself, or with "shortest_paths" all nodes of its
+    graph, with a learned bias of each head for each distance up to `max_distance` and for what is further. See
+    GraphConfig and BlockConfig for the other fields."""
 
     width: int = 128
     depth: int = 4
@@ -28,6 +34,13 @@ class GraphTransformerConfig(GraphConfig):
     norm_eps: float = 1e-5
     drop_path: float = 0.0
     mixer: Any = None
+    structure: Literal["edges", "shortest_paths"] = "edges"
+    max_distance: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_distance < 1:
+            raise ValueError(f"max_distance={self.max_distance}: expected at least 1")
 
 
 class GraphTransformer(GraphModel):
@@ -40,6 +53,8 @@ class GraphTransformer(GraphModel):
         self.nodes = nn.Linear(c.in_features, c.width)
         self.edges = None if c.edge_dim is None else nn.Linear(c.edge_dim, c.heads)
         self.incoming = None if c.edge_dim is None else nn.Linear(c.edge_dim, c.width, bias=False)
+        paths = c.structure == "shortest_paths"
+        self.distances = nn.Embedding(c.max_distance + 2, c.heads) if paths else None
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 
@@ -57,10 +72,18 @@ class GraphTransformer(GraphModel):
             return x
         return x.index_add(0, graph.edges.target, self.incoming(edge_features))
 
-    def edge_bias(self, graph: GraphMask, edge_features: Tensor | None) -> EdgeBias | None:
-        if self.edges is None or edge_features is None:
-            return None
-        return EdgeBias(graph, self.edges(edge_features))
+    def context(self, graph: GraphMask, edge_features: Tensor | None, graph_sizes: Tensor | None) -> Context:
+        values = None if self.edges is None or edge_features is None else self.edges(edge_features)
+        if self.distances is None:
+            return Context(mask=graph, bias=None if values is None else EdgeBias(graph, values))
+        device = graph.codes.device
+        sizes = torch.tensor([graph.nodes], device=device) if graph_sizes is None else graph_sizes.to(device)
+        index, distances = all_pairs(graph.edge_index, sizes, self.config.max_distance)
+        pairs = GraphMask(index, graph.nodes, self_loops=False)
+        bias = self.distances(distances)
+        if values is not None:
+            bias = bias.index_add(0, torch.searchsorted(pairs.codes, graph.codes), values)
+        return Context(mask=pairs, bias=EdgeBias(pairs, bias))
 
 
 class NodeHead(nn.Module):
