@@ -38,7 +38,7 @@ def small(name: str, **overrides) -> zoo.Model:
 def whole(name: str) -> dict[str, Tensor]:
     """Three rows of 11 tokens or points, or of 231 samples; a decoder beside an encoder reads 7 tokens."""
     generator = torch.Generator().manual_seed(0)
-    if family(name).modality == "text":
+    if "input_ids" in family(name).model.inputs:
         batch = {"input_ids": torch.randint(5, 50, (3, 11), generator=generator)}
         if "decoder_input_ids" in family(name).model.inputs:
             batch["decoder_input_ids"] = torch.randint(5, 50, (3, 7), generator=generator)
@@ -106,7 +106,8 @@ def test_with_them_the_host_does_not_wait(name, dtype):
             model(**fake_batch(batch))
 
 
-@pytest.mark.parametrize("name", [name for name in SINGLE if name not in PADDED])
+# a graph is checked and its edges are sorted, for which the host waits
+@pytest.mark.parametrize("name", [n for n in SINGLE if n not in PADDED and family(n).modality != "graph"])
 def test_other_families_neither(name):
     model = small(name).train()
     with fake_gpu():

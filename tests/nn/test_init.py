@@ -53,7 +53,7 @@ def test_models_that_differ_in_attention_share_all_else(kind):
     assert len(common) == len(one) and all(torch.equal(one[name], other[name]) for name in common)
     own = {name.split(".", 2)[-1] for name in other.keys() - one.keys()}
     assert {name for name in own if not name.startswith("gate.")} <= {
-        "core.w", "core.projection", "core.gate_bias", "core.log_rate"
+        "core.w", "core.a", "core.source", "core.target", "core.projection", "core.gate_bias", "core.log_rate"
     }  # fmt: skip
 
 

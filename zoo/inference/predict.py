@@ -63,31 +63,27 @@ def predict(
     [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1.
 
     Args:
-        model: A classifier, a masked language model, a CTC model, or an encoder-decoder that writes texts, with
-            `preprocess`.
+        model: A model with `preprocess` and one of these heads.
         x: An input of `model.preprocess`: an image, a path, a text, a pair of texts (tuple), a graph, or an audio clip
             (path or (samples, sampling_rate)) of any length; a list of them; or an iterator: then the result is a
-            generator of predictions in the same order, which reads some inputs ahead and never holds all of them in
-            memory. A model of proteins takes sequences of residues; the path of a FASTA file stands for the list of its
-            records.
+            generator of predictions in the same order, which never holds all inputs in memory. A model of proteins
+            takes sequences of residues, or the path of a FASTA file for all of its records.
         top_k: Labels of each prediction; of entities there are always all, of texts that are written one.
         batch_size: Inputs that are computed at once; with 1, a generator yields each prediction before it reads the
             next input. Default: images in batches of 32, texts sorted by length in batches of about 1,024 tokens (on a
             GPU 16,384), or of 64 to write texts, 8 recordings with Whisper. Other audio clips are computed one by one.
-        on_error: For an input that cannot be predicted: "raise" stops with an error that names it. "skip" gives None in
-            its place, "label" the prediction [("error: ...", nan)]; a warning at the end says how many and which.
+        on_error: For an input that cannot be predicted: "raise" raises an error that names it, "skip" gives None,
+            "label" the prediction [("error: ...", nan)]; a warning at the end says how many and which.
         truncation: For texts with more tokens than `model.preprocess.max_length`: True truncates them, and one warning
             at the end says how many; False raises, with the index and the number of tokens. Default: as saved in
             `model.preprocess.truncate` ("error" raises, "warn" truncates with the warning, "cut" silently).
-        aggregation_strategy: With head="token", how the tags of tokens become entities, as in the pipeline of
-            transformers: "first" (the default), where the first token of a word decides, or "simple", where every token
-            has its own tag.
+        aggregation_strategy: With head="token", how the tags of tokens become entities, as in transformers: "first"
+            (the default), where the first token of a word decides, or "simple", where every token has its own tag.
         handle_impossible_answer: With head="qa", whether the empty answer, that the context does not have it, is among
             the answers: for models that were trained with such questions.
         generate_kwargs: How an encoder-decoder writes: options of `zoo.generate`, such as {"num_beams": 4}, and
             source_prefix, a text before each input ("summarize: " of T5); of Whisper num_beams and `WhisperOptions`,
-            such as {"language": "de"}. Texts have up to max_new_tokens=256, and one warning at the end says how many
-            have no end by then.
+            such as {"language": "de"}. Texts have up to max_new_tokens=256; a warning says how many do not end.
 
     Raises:
         ValueError: A model that does not predict labels or texts, options it has no use for, or, with on_error="raise",
@@ -99,14 +95,20 @@ def predict(
                           aggregation_strategy=aggregation_strategy,
                           handle_impossible_answer=handle_impossible_answer,
                           generate_kwargs=generate_kwargs)  # fmt: skip
-    if isinstance(model.preprocess, ProteinProcessor) and isinstance(x, str | Path) and is_fasta(x):
-        x = [record.sequence for record in read_fasta(x)]
+    x = sequences_of(model, x)
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs
     if isinstance(x, Iterator):
         return predictor.stream(inputs)
     predictions = list(predictor.stream(inputs, stacklevel=3))
     return predictions if is_many(x) else predictions[0]
+
+
+def sequences_of(model: Model, x: Any) -> Any:
+    """The sequences of a FASTA file for a model of proteins, otherwise `x`."""
+    if isinstance(model.preprocess, ProteinProcessor) and isinstance(x, str | Path) and is_fasta(x):
+        return [record.sequence for record in read_fasta(x)]
+    return x
 
 
 def is_many(x: Any) -> bool:

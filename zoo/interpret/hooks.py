@@ -198,7 +198,7 @@ class Layout:
             module = modules[path]
             register = partial(module.register_forward_pre_hook, with_kwargs=True)
             inner = any(isinstance(modules[outer], Attention) for outer in prefixes(path)[:-1])
-            if isinstance(module, Block) and inner:  # the attention that it is a part of goes on with its own context
+            if isinstance(module, Block) and inner:  # the attention that it is a part of keeps its own context
                 hooks.append((register, self.enter_inner))
                 hooks.append((module.register_forward_hook, self.leave_inner))
             if isinstance(module, Stack):

@@ -53,8 +53,7 @@ def embed(
     Args:
         model: One of several towers (`zoo.contrast`, CLIP, SigLIP), or of one with head="pool".
         items: A folder, searched recursively; or a list of paths and texts. A string that ends like an image file, an
-            audio file or .txt is a path. For a model of proteins, a FASTA file, of which each record has an embedding,
-            called "FILE#NAME"; a folder of such files; or a list of these and of sequences.
+            audio file or .txt is a path. For a model of proteins also a FASTA file; its records are "FILE#NAME".
         out: A .safetensors or .parquet file. An existing one is updated: files that have not changed are not embedded
             again.
         modalities: Which of "image", "text", "audio"; default: all that the model has towers for.
@@ -85,9 +84,8 @@ def embed(
         compute(encoder, folder, todo, journal, Options(on_error, batch_size, workers, progress, DTYPES[dtype]))
         kept = [item for item in listed if item in known or item in journal.rows]
         if not kept:
-            raise EmbedError(
-                f"none of {len(listed)} files can be read; the first: {next(iter(journal.broken.values()))}"
-            )
+            first = next(iter(journal.broken.values()))
+            raise EmbedError(f"none of {len(listed)} files can be read; the first: {first}")
         broken = [journal.broken[item] for item in listed if item in journal.broken]
         root = None if folder is None else folder.resolve()
         if old is not None and (kept, broken, root) == (list(old.items), old.broken, old.folder):

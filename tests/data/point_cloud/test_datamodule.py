@@ -6,8 +6,8 @@ import torch
 from zoo.data.keyed_batches import Keys
 from zoo.data.point_cloud.datamodule import PointCloudDataModule, distance_statistics
 from zoo.data.point_cloud.dataset import PointCloudDataset, PointCloudSplits
-from zoo.data.point_cloud.rotations import random_rotations
 from zoo.data.point_cloud_config import PointCloudAugmentSettings
+from zoo.data.rotations import random_rotations
 from zoo.data.synthetic.point_clouds import make_point_clouds
 from zoo.preprocessing.point_cloud import PointCloudProcessor
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data.point_cloud.rotations import random_rotations, rotations_about_z
+from zoo.data.rotations import random_rotations, rotations_about_z
 from zoo.data.sources.dataset_cards import load_card
 from zoo.data.synthetic import point_clouds
 from zoo.data.synthetic.point_clouds import CLASSES, SURFACES, cut_off, hidden_by_disk, make_point_clouds

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from zoo.data.point_cloud.rotations import random_rotations, rotations_about_z
 from zoo.data.point_cloud_config import PointCloudAugmentSettings
+from zoo.data.rotations import random_rotations, rotations_about_z
 from zoo.nn.lengths import right_padding
 from zoo.preprocessing.point_cloud import PointCloudProcessor
 from zoo.utils.keyed_random import KeyedRandom, hash_keys

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.point_cloud.rotations import random_rotations
+from zoo.data.rotations import random_rotations
 
 Array = np.ndarray
 Random = np.random.Generator
@@ -21,7 +21,7 @@ Surface = Callable[[Random, int], Array]
 CLASSES = ["sphere", "ellipsoid", "box", "cylinder", "cone", "torus", "pyramid", "helix", "plate", "saddle"]
 TRAIN, VALIDATION, TEST = 4000, 500, 1000
 POINTS = 160  # of a cloud, before a part of it is removed
-CANDIDATES = 4  # points from which one of the surface is drawn, for each
+CANDIDATES = 4  # points from which one of the surface is sampled, for each
 
 
 def make_point_clouds(

@@ -1,4 +1,4 @@
-"""What a model of point clouds takes from the data: classes, features of the points; a picture of its predictions."""
+"""What a model of point clouds takes from the data: classes, features of the points; a plot of its predictions."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from zoo.training.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN, COLUMNS = 10, 5  # clouds of the picture, and those in a row
+SHOWN, COLUMNS = 10, 5  # clouds of the plot, and those in a row
 
 
 def point_cloud_model(run: Run, **fields: Any) -> Model:
