@@ -20,7 +20,7 @@ from zoo.training.recipes.molecules_config import MoleculeSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "epochs=60"}
+LONGER_RUNS = {"synthetic": "epochs=150"}
 
 
 def train(run: Run) -> Result:
