@@ -122,6 +122,27 @@ def test_bad_input(name: str, change: dict[str, Tensor], message: str) -> None:
         model(**example_batch(model) | change)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_graphs_are_pooled_by_the_mean_or_the_sum(name: str) -> None:
+    models = [small(name, head="pool", pool=pool) for pool in ("mean", "sum")]
+    mean, total = (model(**example_batch(model)) for model in models)
+    close(total, 8 * mean)
+
+
+def test_residual_layers_of_gat_add_their_input() -> None:
+    """By a projection in the first layer, whose input has another width."""
+    plain, residual = small("gat", head=None), small("gat", head=None, residual=True)
+    assert [type(block.skip) for block in residual.blocks] == [torch.nn.Linear, torch.nn.Identity]
+    batch = example_batch(residual)
+    graded(residual, batch)
+    for block in residual.blocks:
+        block.skip = torch.nn.Module()
+        block.skip.forward = lambda x: 0.0
+    with torch.no_grad():
+        assert torch.equal(residual(**batch), plain(**batch))
+
+
 def test_edge_features_that_are_missing_or_too_many() -> None:
     model = small("graph_transformer")
     batch = example_batch(model)

@@ -105,7 +105,7 @@ def test_layers_of_torch_geometric(version: str, edge_dim: int | None) -> None:
     q = k if version == "gat" else heads(layer.lin_r(x))
     mask = GraphMask(edges, NODES)
     keys = None if attributes is None else layer.lin_edge(mask.align(attributes)).view(-1, 4, 5)
-    ours = core(q, k, k, mask) if keys is None else core.with_edge_features(q, k, k, mask, edge_keys=keys)
+    ours = core(q, k, k, mask) if keys is None else core.with_edge_features(q, k, k, mask, keys)
     assert (ours.transpose(1, 2).reshape(NODES, 20) + layer.bias - theirs).abs().max() <= 1e-10
 
 

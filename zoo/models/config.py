@@ -104,7 +104,8 @@ ADDED_LATER: dict[str, Any] = {
 
 # Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (
-    "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins"
+    "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins",
+    "in_features", "edge_dim",
 )  # fmt: skip
 SIZES = ("image_size", "patch_size", "stride")
 PROBABILITIES = ("dropout", "attention_dropout", "drop_path")

@@ -46,9 +46,6 @@ class GraphConfig(Config):
         super().__post_init__()
         if self.head not in HEADS:
             raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
-        for name in ("in_features", "edge_dim"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
 
 
 class GraphModel(Model):
@@ -62,7 +59,6 @@ class GraphModel(Model):
     """
 
     inputs = ("node_features", "edge_index", "edge_features", "graph_sizes")
-    self_loops = True  # whether each node attends to itself
     blocks: Stack
 
     def default_preprocess(self) -> GraphProcessor:
@@ -96,11 +92,13 @@ class GraphModel(Model):
         graph_sizes: Tensor | None = None,
         *,
         layers: Sequence[int] | None = None,
+        graph: GraphMask | None = None,
         **unknown: Any,
     ) -> Any:
-        """Hidden states [N, D] of the nodes. layers: see `Model.encode`."""
+        """Hidden states [N, D] of the nodes. layers: see `Model.encode`. graph: `graph_of` these edges, where it is
+        there already."""
         x = self.check_inputs(unknown, node_features)
-        graph = self.graph_of(x, edge_index)
+        graph = self.graph_of(x, edge_index) if graph is None else graph
         check_sizes(graph_sizes, len(x), edge_index)
         features = self.aligned(graph, edge_features)
         hidden = self.blocks(
@@ -120,14 +118,13 @@ class GraphModel(Model):
         graph_sizes: Tensor | None = None,
         **unknown: Any,
     ) -> Tensor:
-        x = self.encode(node_features, edge_index, edge_features, graph_sizes, **unknown)
+        graph = self.graph_of(self.check_inputs(unknown, node_features), edge_index)
+        x = self.encode(node_features, edge_index, edge_features, graph_sizes, graph=graph)
         if self.head is None:
             return x
-        if self.config.head == "token":
-            return self.classify_nodes(x, edge_index, edge_features)
-        return self.head(x, graph_sizes)
+        return self.classify_nodes(x, graph) if self.config.head == "token" else self.head(x, graph_sizes)
 
-    def classify_nodes(self, x: Tensor, edge_index: Tensor | None, edge_features: Tensor | None) -> Tensor:
+    def classify_nodes(self, x: Tensor, graph: GraphMask) -> Tensor:
         """Scores [N, C] of the nodes from their hidden states [N, D]."""
         assert self.head is not None
         return self.head(x)
@@ -140,7 +137,7 @@ class GraphModel(Model):
                              "all graphs of the batch")  # fmt: skip
         if edge_index is None:
             edge_index = torch.empty(2, 0, dtype=torch.long, device=x.device)
-        return GraphMask(edge_index, len(x), self_loops=self.self_loops)
+        return GraphMask(edge_index, len(x))
 
     def aligned(self, graph: GraphMask, edge_features: Tensor | None) -> Tensor | None:
         """Edge features in the order of the mask. Raises ValueError for none or others than `config.edge_dim`."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import Core
-from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
+from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums
 from zoo.nn.graph_mask import EdgeBias, GraphMask
 from zoo.nn.masks import NO_MASK, AnyMask, MaskView
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, Sum, as_bias
@@ -25,45 +25,34 @@ class EdgeCore(Core):
         """The scores [E, R] of edges for q, k [R, N, P]; R counts rows and heads. edge_keys: [E, R, P]."""
         raise NotImplementedError
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
-        """The outputs from all pairs."""
-        return super().forward(q, k, v, mask, bias)
-
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
-        if type(mask.inner if type(mask) is MaskView else mask) is GraphMask:
-            graph = self.graph_of(mask, q, k)
-            if graph is not None:
-                return self.attend_edges(q, k, v, graph, bias)
-        return self.attend(q, k, v, mask, bias)
+        graph = self.sparse_graph(mask, q, k)
+        return super().forward(q, k, v, mask, bias) if graph is None else self.attend_edges(q, k, v, graph, bias)
 
     def with_edge_features(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: AnyMask,
-        bias: AnyBias = None,
-        edge_keys: Tensor | None = None,
-        edge_values: Tensor | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, edge_keys: Tensor, bias: AnyBias = None
     ) -> Tensor:
-        """`forward` with edge_keys [E, H, P], added to the key of each edge, and edge_values [E, H, P], added to its
-        value, in the order of `GraphMask.edge_index`. Raises ValueError for a mask that is not a graph alone."""
-        graph = self.graph_of(mask, q, k, needed=True)
-        assert graph is not None
-        return self.attend_edges(q, k, v, graph, bias, edge_keys, edge_values)
-
-    def graph_of(self, mask: AnyMask, q: Tensor, k: Tensor, needed: bool = False) -> GraphMask | None:
-        """The graph whose edges are computed alone, None for all pairs. needed: raise ValueError instead of None."""
-        alone = mask.inner if isinstance(mask, MaskView) and not mask.depends_on_batch else mask
-        fits = isinstance(alone, GraphMask) and q.shape[2] == k.shape[2] == alone.nodes and self.pattern == NO_MASK
-        if isinstance(alone, GraphMask) and fits and (needed or alone.sparse):
-            return alone
-        if needed:
+        """`forward` with edge_keys [E, H, P] that are added to the key of each edge, in the order of
+        `GraphMask.edge_index`; the edges are computed alone. Raises ValueError for a mask that is not a graph alone."""
+        graph = self.graph_alone(mask, q, k)
+        if graph is None:
             raise ValueError(
                 f"edge features need a zoo.nn.GraphMask of {q.shape[2]} nodes and no other mask, given {mask!r:.200} "
                 f"and the pattern {self.pattern!r:.100}"
             )
-        return None
+        return self.attend_edges(q, k, v, graph, bias, edge_keys)
+
+    def sparse_graph(self, mask: AnyMask, q: Tensor, k: Tensor) -> GraphMask | None:
+        """The graph whose edges are computed alone; None for all pairs."""
+        graph = self.graph_alone(mask, q, k)
+        return graph if graph is not None and graph.sparse else None
+
+    def graph_alone(self, mask: AnyMask, q: Tensor, k: Tensor) -> GraphMask | None:
+        """The graph of all queries and keys that is the only mask; None for other masks."""
+        inner = mask.inner if isinstance(mask, MaskView) and not mask.depends_on_batch else mask
+        if not isinstance(inner, GraphMask) or self.pattern != NO_MASK:
+            return None
+        return inner if q.shape[2] == k.shape[2] == inner.nodes else None
 
     @torch.compiler.disable
     def attend_edges(
@@ -74,7 +63,6 @@ class EdgeCore(Core):
         graph: GraphMask,
         bias: AnyBias = None,
         edge_keys: Tensor | None = None,
-        edge_values: Tensor | None = None,
     ) -> Tensor:
         """The outputs [B, H, N, P] from the edges alone."""
         check_inputs(q, k, v)
@@ -84,23 +72,7 @@ class EdgeCore(Core):
             weights = F.dropout(weights, self.dropout)
         values = repeat_kv(v, heads).flatten(0, 1).to(weights.dtype)
         y = WeightedSums.apply(weights, values, graph.edges)  # R N P
-        if edge_values is not None:
-            parts = (weights[..., None] * of_rows(edge_values, rows).to(weights.dtype)).flatten(1)
-            y = y + sum_of_edges(parts, graph.edges).view(graph.nodes, -1, v.shape[-1]).transpose(0, 1)
         return y.unflatten(0, (rows, heads)).to(v.dtype)
-
-    def edge_weights(
-        self,
-        q: Tensor,
-        k: Tensor,
-        mask: AnyMask,
-        bias: AnyBias = None,
-        edge_keys: Tensor | None = None,
-    ) -> Tensor:
-        """Attention weights of the edges of a graph [B, H, E], in the order of `GraphMask.edge_index`."""
-        graph = self.graph_of(mask, q, k, True)
-        assert graph is not None
-        return self.weights_of_edges(q, k, graph, bias, edge_keys).T.unflatten(0, tuple(q.shape[:2])).to(q.dtype)
 
     def weights_of_edges(
         self, q: Tensor, k: Tensor, graph: GraphMask, bias: AnyBias, edge_keys: Tensor | None

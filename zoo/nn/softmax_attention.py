@@ -29,12 +29,11 @@ class SoftmaxAttention(EdgeCore):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         if type(mask.inner if type(mask) is MaskView else mask) is GraphMask:
-            return super().forward(q, k, v, mask, bias)
+            graph = self.sparse_graph(mask, q, k)
+            if graph is not None:
+                return self.attend_edges(q, k, v, graph, bias)
         dropout = self.spec.dropout if self.training else 0.0
         return attend(q, k, v, mask, bias, self.scale, dropout, self.pattern, self.spec.softcap)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, bias: AnyBias) -> Tensor:
-        return attend(q, k, v, mask, bias, self.scale, self.dropout, self.pattern, self.spec.softcap)
 
     def edge_scores(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
         return self.edge_products(q, k, edges, edge_keys)

@@ -151,10 +151,9 @@ class GAT(GraphModel):
     def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
         return node_features
 
-    def classify_nodes(self, x: Tensor, edge_index: Tensor | None, edge_features: Tensor | None) -> Tensor:
+    def classify_nodes(self, x: Tensor, graph: GraphMask) -> Tensor:
         assert self.head is not None
-        no_edges = torch.empty(2, 0, dtype=torch.long, device=x.device)
-        return self.head(x, GraphMask(no_edges if edge_index is None else edge_index, len(x)))
+        return self.head(x, graph)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ from zoo.models.graph_transformer.shortest_paths import all_pairs
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.heads import TokenClassificationHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class GraphTransformer(GraphModel):
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "token":
-            return NodeHead(c.width, c.num_classes, c.dropout)
+            return TokenClassificationHead(c.width, c.num_classes, c.dropout)
         if c.head is None:
             return None
         return GraphPooling(c.pool, c.width, c.num_classes if c.head == "classify" else None, c.dropout)
@@ -84,18 +85,6 @@ class GraphTransformer(GraphModel):
         if values is not None:
             bias = bias.index_add(0, torch.searchsorted(pairs.codes, graph.codes), values)
         return Context(mask=pairs, bias=EdgeBias(pairs, bias))
-
-
-class NodeHead(nn.Module):
-    """Scores [N, C] of nodes from their hidden states [N, D]."""
-
-    def __init__(self, width: int, classes: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.proj = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.dropout(x))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
