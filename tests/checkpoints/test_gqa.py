@@ -35,6 +35,8 @@ SMALL = {
     "ast": ("ast_base", dict(width=32, depth=2, heads=4, mlp_dim=48)),
     "wav2vec2": ("wav2vec2_base", WAVES),
     "hubert": ("hubert_base", WAVES),
+    "esm": ("esm2_t6_8m", DECODER | {"dropout": 0.0}),
+    "graph_transformer": ("graph_transformer_tiny", dict(width=32, depth=2, heads=4, mlp_dim=48)),
     "dalle": ("dalle_nano", dict(width=32, depth=2, heads=4, mlp_dim=48)),
     "maskgit": ("maskgit_nano", dict(width=32, depth=2, heads=4, mlp_dim=48)),
 }
@@ -69,6 +71,7 @@ def outputs(model: Model) -> Tensor:
 
 def test_every_family_is_converted_or_refused_here() -> None:
     recurrent = {"longformer", "mamba", "mamba2", "rwkv", "retnet", "dvae"}  # global projections, or no attention
+    recurrent |= {"gat", "set_transformer", "point_transformer", "evoformer"}  # attention of their own
     crossed = recurrent | {"bart", "blip", "coca", "marian", "rnn_seq2seq", "t5", "transformer", "whisper"}
     bridges = {name for name in family_names() if issubclass(family(name).model, Bridge)}
     crossed |= bridges  # convert their text tower

@@ -85,7 +85,14 @@ def test_sizes_beyond_the_sequence_and_that_do_not_divide_it_are_exact(kind: Any
 @pytest.mark.parametrize("argument, kind, option", OPTIONS, ids=map("-".join, OPTIONS))
 @pytest.mark.parametrize("value", ["large", -1, 1.5, float("nan"), True, [1], {}], ids=str)
 def test_an_option_of_another_type_or_range_is_named(argument: str, kind: str, option: str, value: Any) -> None:
-    if (option, value) in (("seed", -1), ("bias", True), ("conv_bias", True), ("expand", 1.5), ("eps", 1.5)):
+    if (option, value) in (
+        ("seed", -1),
+        ("bias", True),
+        ("conv_bias", True),
+        ("expand", 1.5),
+        ("eps", 1.5),
+        ("edges", True),
+    ):
         return  # these are valid
     with pytest.raises(ValueError, match=option if option != "layout" else "layout: expected|layout=nan: expected"):
         nano(**{argument: {"kind": kind, option: value}})

@@ -23,7 +23,8 @@ from zoo.parallel.token_slices import TokenSlices
 # Families whose layers are not plain attention.
 REFUSED = {
     "mamba": "Mamba", "mamba2": "Mamba2", "rwkv": "RWKV4", "retnet": "Retention",
-    "longformer": "LongformerAttention",
+    "longformer": "LongformerAttention", "set_transformer": "InducedSetAttention",
+    "point_transformer": "VectorAttentionLayer",
 }  # fmt: skip
 DIVIDED = [name for name in single_towers.SMALL if name not in REFUSED]
 IDS = torch.randint(5, 50, (3, 11), generator=torch.Generator().manual_seed(0))

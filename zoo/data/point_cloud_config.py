@@ -41,6 +41,7 @@ class PointCloudDataSettings(LabelSettings):
         name: Dataset: `synthetic` (ten generated shapes; also `auto`), a folder with one sub-folder of .ply, .npy or
             .npz files per class (directly, or inside `train/`, `val/` and `test/`), or a table (.csv .tsv .jsonl .json
             .parquet) with a column of such files.
+        data_dir: Folder of the files of a dataset with a card; there is none for point clouds.
         points: Column of the files in a table.
         label: Column of the labels in a table.
         features: What the model sees of each point beside x, y and z: names of properties of PLY files or of arrays of

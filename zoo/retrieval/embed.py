@@ -54,8 +54,7 @@ def embed(
         model: One of several towers (`zoo.contrast`, CLIP, SigLIP), or of one with head="pool".
         items: A folder, searched recursively; or a list of paths and texts. A string that ends like an image file, an
             audio file or .txt is a path. For a model of proteins also a FASTA file; its records are "FILE#NAME".
-        out: A .safetensors or .parquet file. An existing one is updated: files that have not changed are not embedded
-            again.
+        out: A .safetensors or .parquet file. An existing one is updated: unchanged files are not embedded again.
         modalities: Which of "image", "text", "audio"; default: all that the model has towers for.
         on_error: For a missing or broken file: "raise" names it (finished work is kept), "skip" omits it and lists it
             in the result's `broken`.

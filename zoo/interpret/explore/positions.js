@@ -219,22 +219,18 @@ class PlacesView {
       const [[x1, y1], [x2, y2]] = [percents(part.places[from]), percents(part.places[to])];
       return `<line x1="${x1}" y1="${y1}" x2="${x2}" y2="${y2}"/>`;
     });
-    const circles = part.places.map((place) => `<circle cx="${percents(place)[0]}" cy="${percents(place)[1]}" r="${radius}"/>`);
+    const named = this.count <= NAMED_PLACES; // their texts are set below, as text
+    const circles = part.places.map((place) => {
+      const [x, y] = percents(place);
+      const label = named ? `<text x="${x}" y="${y + 0.35 * radius}" font-size="${radius}"></text>` : "";
+      return `<circle cx="${x}" cy="${y}" r="${radius}"/>${label}`;
+    });
     this.element = element("div", { class: "places" });
     this.element.innerHTML = `<svg viewBox="-3 -3 106 106" aria-hidden="true">${lines.join("")}${circles.join("")}</svg>`; // numbers alone
     this.circles = [...this.element.querySelectorAll("circle")];
     this.circles.forEach((circle, i) => (circle.dataset.index = start + i));
-    if (this.count <= NAMED_PLACES) this.circles.forEach((circle, i) => this.name(circle, this.texts[i], radius));
-  }
-
-  name(circle, text, radius) {
-    const label = document.createElementNS("http://www.w3.org/2000/svg", "text");
-    label.setAttribute("x", circle.getAttribute("cx"));
-    label.setAttribute("y", Number(circle.getAttribute("cy")) + 0.35 * radius);
-    label.setAttribute("font-size", radius);
-    label.textContent = text.length > 12 ? "" : text;
-    circle.after(label);
-    circle.label = label;
+    this.labels = [...this.element.querySelectorAll("text")];
+    this.labels.forEach((label, i) => (label.textContent = this.texts[i].length > 12 ? "" : this.texts[i]));
   }
 
   // The nearest place, where it is near.
@@ -261,7 +257,7 @@ class PlacesView {
     this.circles.forEach((circle, i) => {
       const share = shareOf(weights[this.start + i], most);
       circle.style.fill = share > 0.02 ? css(onPage(share)) : "";
-      if (circle.label) circle.label.style.fill = share > 0.02 ? textOn(share) : "";
+      if (this.labels[i]) this.labels[i].style.fill = share > 0.02 ? textOn(share) : "";
       circle.classList.toggle("active", this.start + i === active);
     });
   }

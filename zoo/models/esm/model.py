@@ -14,6 +14,7 @@ from zoo.models.esm.contacts import ContactHead, ResidueClassificationHead, Resi
 from zoo.models.esm.mapping import ESM
 from zoo.models.family import Family
 from zoo.models.text import HEADS, TextConfig, TextModel, check_shapes
+from zoo.models.tracing import trace_error
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import Core
@@ -153,6 +154,8 @@ class Esm(TextModel):
         lengths: AnyLengths | None = None,
         **unknown: Any,
     ) -> Tensor:
+        if type(unknown) is not dict:  # torch.fx
+            raise trace_error(self)
         head = self.head
         if not isinstance(head, ContactHead):
             return super().forward(input_ids, attention_mask, token_type_ids, document_ids, lengths, **unknown)
