@@ -23,18 +23,11 @@ class ResiduePooling(TextPooling):
     """`TextPooling` whose "mean" is over the residues of a protein, without the tokens before and after them."""
 
     def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        if self.mode != "mean":
-            return super().pool(x, keep)
-        return super().pool(x, inner(x, keep))
+        return super().pool(x, inner(x, keep) if self.mode == "mean" else keep)
 
 
-class ResidueClassificationHead(TextClassificationHead):
+class ResidueClassificationHead(ResiduePooling, TextClassificationHead):
     """`TextClassificationHead` whose "mean" is over the residues of a protein."""
-
-    def pool(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        if self.mode != "mean":
-            return super().pool(x, keep)
-        return super().pool(x, inner(x, keep))
 
 
 def inner(x: Tensor, keep: Tensor | None) -> Tensor:
