@@ -1,7 +1,5 @@
 """Heads of proteins: contacts between residues from attention maps (Rao et al. 2021), and pooling over residues."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -65,8 +63,10 @@ class ContactHead(nn.Module):
 class ContactScores:
     """The logits of one forward, summed over layers as their maps come: one layer's maps are in memory at a time."""
 
+    total: Tensor | None = None
+
     def __init__(self, head: ContactHead, keep: Tensor | None) -> None:
-        self.head, self.layers = head, dict[int, Tensor]()
+        self.head = head
         self.residues = None if keep is None else residues_of(keep)
         # the residues of each row first, wherever its padding is
         self.order = None if self.residues is None else (~self.residues).long().argsort(dim=1, stable=True)[:, :-2]
@@ -74,7 +74,8 @@ class ContactScores:
     def read(self, core: Core, maps: Tensor) -> None:
         """Add the maps [B, H, N, N] of one layer."""
         features = average_product_corrected(self.among_residues(maps))
-        self.layers[core.spec.layer] = torch.einsum("h,bhij->bij", self.head.weights_of(core).to(maps.dtype), features)
+        scores = torch.einsum("h,bhij->bij", self.head.weights_of(core).to(maps.dtype), features)
+        self.total = scores if self.total is None else self.total + scores
 
     def among_residues(self, maps: Tensor) -> Tensor:
         """Symmetrized maps [B, H, N - 2, N - 2] of residues, zeros elsewhere."""
@@ -91,11 +92,8 @@ class ContactScores:
 
     def logits(self) -> Tensor:
         """[B, N - 2, N - 2]. Pairs with padding have the bias alone."""
-        parts: Sequence[Tensor] = [self.layers[layer] for layer in sorted(self.layers)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total + self.head.proj.bias.to(total.dtype)
+        assert self.total is not None
+        return self.total + self.head.proj.bias.to(self.total.dtype)
 
 
 def average_product_corrected(x: Tensor) -> Tensor:
