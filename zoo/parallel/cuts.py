@@ -16,15 +16,14 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 def check_model(model: nn.Module) -> None:
     """Raise ValueError, by its name, for a model that is not a single stack of blocks."""
     name = type(model).__name__
+    stacks = [path for path, module in model.named_modules() if isinstance(module, Stack)]
     if not isinstance(getattr(model, "blocks", None), Stack):
-        stacks = [path for path, module in model.named_modules() if isinstance(module, Stack)]
         has = f"has the stacks {', '.join(stacks)}" if stacks else "has no stack of blocks"
         raise ValueError(
             f"{name} {has}; a pipeline needs one stack `blocks`, through which all hidden states pass: use shard= or "
             "tensor= instead of pipeline="
         )
-    paths = [path for path, module in model.named_modules() if isinstance(module, Stack)]
-    if others := [path for path in paths if not path.startswith(("blocks", "head."))]:
+    if others := [path for path in stacks if path != "blocks" and not path.startswith(("blocks.", "head."))]:
         raise ValueError(
             f"{name} has the stacks {', '.join(others)} beside `blocks`; a pipeline needs one stack, through which all "
             "hidden states pass: use shard= instead of pipeline="

@@ -29,14 +29,13 @@ from zoo.nn.heads import LMHead
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.mixers.base import Mixer
 from zoo.nn.mlp import MLP
+from zoo.nn.pruned_heads import KEYS, QUERIES
 from zoo.nn.stack import Stack
 from zoo.parallel.collectives import enter, leave
 from zoo.parallel.head_parts import HeadRange, context_of_heads, own_random_numbers
 from zoo.parallel.local_parameters import SUMMED, WHOLE, Division, convert, distribute, part_of
 from zoo.parallel.sequence import Region, SequenceBlock, SequenceGatedCross, SequenceStack
 from zoo.parallel.vocabulary import VocabularyEmbedding, VocabularyLinear
-
-QUERIES, KEYS = ("q", "q_global", "output_gate"), ("k", "v", "k_global", "v_global")  # projections of an attention
 
 
 class Ranks(NamedTuple):
