@@ -65,6 +65,7 @@ def test_gaps_and_unknown_letters_by_option() -> None:
     assert clean_sequence("mk-.t*", gaps="keep") == "MK-.T"
     assert clean_sequence("mk-.t", gaps="remove") == "MKT"
     assert clean_sequence("MK1*T", unknown="X") == "MKXXT"
+    assert clean_sequence("mk1t*", unknown="keep") == "MK1T"
     with pytest.raises(ValueError, match="has no residues"):
         clean_sequence("--", gaps="keep")
     with pytest.raises(ValueError, match="gaps is 'drop', expected one of error, remove, keep"):

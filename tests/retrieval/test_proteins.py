@@ -1,6 +1,7 @@
 """Proteins as inputs: FASTA files in zoo.predict, zoo.embed, zoo.search, the command line, pages and the server."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_predictions_for_sequences_and_for_the_records_of_a_file(fasta):
     assert "".join(one.text for one in entities) == "mktay"
     with pytest.raises(ValueError, match="unknown letter '1' at place 3"):
         zoo.predict(esm(head="token", num_classes=2), "MK1")
+
+
+@pytest.mark.parametrize("unknown", ["X", "unk"])
+def test_unknown_letters_of_a_file_are_read_as_those_of_a_sequence(tmp_path, unknown):
+    file = tmp_path / "a.fasta"
+    file.write_text(">a\nmk1*TJ*\n")
+    model = esm(head="classify", num_classes=3)
+    with pytest.raises(ValueError, match=r"a\.fasta, record 'a' \(line 1\) has the unknown letter '1' at place 3"):
+        zoo.predict(model, file)
+    model.preprocess = replace(model.preprocess, unknown=unknown)
+    expected = model.preprocess("MK1*TJ")["input_ids"]
+    for given in (file, str(file), [file]):
+        assert torch.equal(model.preprocess(given)["input_ids"], expected)
+    assert dict(zoo.predict(model, file)[0]) == pytest.approx(dict(zoo.predict(model, "MK1*TJ")), abs=1e-5)
+
+
+def test_a_file_in_a_list_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"text 1 cannot be read: .*nothere\.fasta"):
+        esm().preprocess(["MK", "nothere.fasta"])
 
 
 def test_an_embedding_for_each_record(fasta, tmp_path):

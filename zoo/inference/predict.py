@@ -13,7 +13,7 @@ from zoo.inference.text_generation import writes_texts
 from zoo.inference.token_classification import Aggregation
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
-from zoo.preprocessing.fasta import is_fasta, read_fasta
+from zoo.preprocessing.fasta import is_fasta
 from zoo.preprocessing.modality import MODALITIES, of_model
 from zoo.preprocessing.protein import ProteinProcessor
 
@@ -107,7 +107,7 @@ def predict(
 def sequences_of(model: Model, x: Any) -> Any:
     """The sequences of a FASTA file for a model of proteins, otherwise `x`."""
     if isinstance(model.preprocess, ProteinProcessor) and isinstance(x, str | Path) and is_fasta(x):
-        return [record.sequence for record in read_fasta(x)]
+        return model.preprocess.read_file(x)
     return x
 
 

@@ -17,7 +17,7 @@ STOP = "*"
 SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fasta.gz", ".fa.gz", ".faa.gz", ".fas.gz")
 
 Gaps = Literal["error", "remove", "keep"]
-Unknown = Literal["error", "X"]
+Unknown = Literal["error", "X", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def clean_sequence(
 
     A lower-case letter, which marks a region of low complexity, is the same residue. A "*" at the end, the stop codon,
     is removed. gaps: "-" and "." of alignments are refused, removed or kept. unknown: what any other character is,
-    also a "*" inside the sequence: an error or "X", any residue. where: what the sequence is called in messages.
+    also a "*" inside the sequence: an error, "X", any residue, or kept. where: what the sequence is called in messages.
 
     Raises ValueError that names the character and its place, from 1, and for a sequence without residues.
     """
@@ -115,8 +115,8 @@ def clean_sequence(
                     f"without them, gaps='keep' keeps them"
                 )
             found.append(letter if gaps == "keep" else "")
-        elif unknown == "X":
-            found.append("X")
+        elif unknown != "error":
+            found.append("X" if unknown == "X" else letter)
         else:
             what = "a stop inside the sequence, '*'," if letter == STOP else f"the unknown letter {letter!r}"
             raise ValueError(
@@ -134,11 +134,12 @@ def named_sequences(path: str | Path) -> list[tuple[str, str]]:
     return [(record.name, record.sequence) for record in read_fasta(path)]
 
 
-def read_sequence(item: str | Path) -> str:
-    """A sequence itself, or that of the one record of a FASTA file. Raises ValueError for a file of several."""
+def read_sequence(item: str | Path, *, unknown: Unknown = "error") -> str:
+    """A sequence itself, or that of the one record of a FASTA file, see `read_fasta`. Raises ValueError for a file of
+    several."""
     if not (isinstance(item, Path) or is_fasta(item)):
         return item
-    records = read_fasta(item)
+    records = read_fasta(item, unknown=unknown)
     if len(records) > 1:
         raise ValueError(
             f"{item} has {len(records)} records, expected one: zoo.preprocessing.fasta.read_fasta reads all"

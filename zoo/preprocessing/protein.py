@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from torch import Tensor
 
 from zoo.preprocessing.fasta import STOP, is_fasta, read_fasta, read_sequence
-from zoo.preprocessing.text import Text, TextProcessor, problem_of_text
+from zoo.preprocessing.text import Text, TextProcessor
 from zoo.utils.errors import LoadError, check_choice
 
 if TYPE_CHECKING:
@@ -48,16 +48,26 @@ class ProteinProcessor(TextProcessor):
         """texts: one sequence or a list of them; the path of a FASTA file stands for its records, in a list for its one
         record. See TextProcessor."""
         if isinstance(texts, Path) or (isinstance(texts, str) and is_fasta(texts)):
-            texts = [record.sequence for record in read_fasta(texts)]
+            texts = self.read_file(texts)
         return super().__call__(texts, **options)
 
-    @staticmethod
-    def _read(item: Any) -> Any:
-        """The sequence of an item, or what is wrong with its file."""
+    def read_file(self, path: str | Path) -> list[str]:
+        """The sequences of a FASTA file, with unknown letters as the processor takes them; see `read_fasta`."""
+        return [record.sequence for record in read_fasta(path, unknown=self._unknown_of_files)]
+
+    @property
+    def _unknown_of_files(self) -> Literal["error", "keep"]:
+        return "error" if self.unknown == "error" else "keep"  # and then replaced by `normalize`
+
+    def _text_or_error(self, item: Any, name: str) -> Text | ValueError:
         try:
-            return read_sequence(item) if isinstance(item, str | Path) else item
-        except (OSError, ValueError) as error:
+            is_item = isinstance(item, str | Path)
+            text = read_sequence(item, unknown=self._unknown_of_files) if is_item else item
+        except ValueError as error:
             return error
+        except OSError as error:
+            return LoadError(f"{name} cannot be read: {error}")
+        return super()._text_or_error(text, name)
 
     def normalize(self, text: Text, name: str = "the sequence") -> Text:
         """The sequence as it is tokenized, its residues in the same places. Raises ValueError for an unknown letter."""
@@ -93,23 +103,7 @@ class ProteinProcessor(TextProcessor):
     def encode_each(
         self, texts: Sequence[Text], names: Sequence[str] | None = None
     ) -> tuple[list["Encoding | ValueError"], dict[int, int]]:
-        names = names or [f"sequence {index}" for index in range(len(texts))]
-        texts = [text if isinstance(text, tuple) else self._read(text) for text in texts]
-        found: list[Any] = [
-            text if isinstance(text, Exception) else problem_of_text(text, name) for text, name in zip(texts, names)
-        ]
-        good: dict[int, Text] = {}
-        for index, (text, name) in enumerate(zip(texts, names)):
-            if found[index] is None and not isinstance(text, Exception):
-                try:
-                    good[index] = self.normalize(text, name)
-                except ValueError as error:
-                    found[index] = error
-        encoded, long = super().encode_each(list(good.values()), [names[index] for index in good])
-        for index, one in zip(good, encoded):
-            found[index] = one
-        order = list(good)
-        return found, {order[row]: tokens for row, tokens in long.items()}
+        return super().encode_each(texts, names or [f"sequence {index}" for index in range(len(texts))])
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"kind": "protein", "unknown": self.unknown}
@@ -118,8 +112,7 @@ class ProteinProcessor(TextProcessor):
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str]) -> "ProteinProcessor":
         own = dict(values)
         unknown = own.pop("unknown", "error")
-        made = super().from_dict(own, files)
-        return cls(**{one.name: getattr(made, one.name) for one in fields(TextProcessor)} | {"unknown": unknown})
+        return replace(cast(ProteinProcessor, super().from_dict(own, files)), unknown=unknown)
 
     def transformers_files(self) -> dict[str, Any]:
         """The files of EsmTokenizer; those of a fast tokenizer for a vocabulary with gaps among its ids."""

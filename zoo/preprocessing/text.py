@@ -201,9 +201,9 @@ class TextProcessor:
         encoding. names: of the texts in messages; default: "text 0", "text 1", ...
         """
         names = names or [f"text {index}" for index in range(len(texts))]
-        found: list[Any] = [problem_of_text(text, name) for text, name in zip(texts, names)]
-        good = [index for index, problem in enumerate(found) if problem is None]
-        cleaned = [texts[i] if self.clean is None else _cleaned(texts[i], self.clean) for i in good]
+        found: list[Any] = [self._text_or_error(text, name) for text, name in zip(texts, names)]
+        good = [index for index, text in enumerate(found) if not isinstance(text, ValueError)]
+        cleaned = [found[index] for index in good]
         long: dict[int, int] = {}
         for index, text, encoding in zip(good, cleaned, encode_batch(self.backend, cleaned)):
             found[index] = encoding
@@ -222,6 +222,17 @@ class TextProcessor:
         for index, encoding in zip(long, self.truncating_backend.encode_batch(again)):
             found[index] = encoding
         return found, long
+
+    def normalize(self, text: Text, name: str = "the text") -> Text:
+        """The text as it is tokenized. name: of it in messages of subclasses, which raise ValueError for some texts."""
+        return text if self.clean is None else _cleaned(text, self.clean)
+
+    def _text_or_error(self, item: Any, name: str) -> Text | ValueError:
+        """An item as it is tokenized, or why it cannot be."""
+        try:
+            return problem_of_text(item, name) or self.normalize(item, name)
+        except ValueError as error:
+            return error
 
     def _pad(self, encoded: list["Encoding"]) -> dict[str, Tensor]:
         longest = max(len(encoding) for encoding in encoded)

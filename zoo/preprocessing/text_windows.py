@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.text import Text, TextProcessor, encode_batch, parse_tokenizer
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ def encode_windows(
             f"the tokenizer cleans texts ({processor.clean!r}), which loses the places of their characters"
         )
     backend = processor.backend
-    if isinstance(processor, ProteinProcessor):
-        texts = [processor.normalize(text, names[i] if names else f"text {i}") for i, text in enumerate(texts)]
+    texts = [processor.normalize(text, names[i] if names else f"text {i}") for i, text in enumerate(texts)]
     pairs = bool(texts) and isinstance(texts[0], tuple)
     special = backend.num_special_tokens_to_add(pairs)
     if not pairs:
