@@ -294,6 +294,7 @@ def test_inputs_that_do_not_fit_are_named():
         ({"msa": msa - 1}, "from -1 to 20"),
         ({"msa": msa[:, :0]}, "msa is empty"),
         ({"msa": msa, "msa_mask": torch.ones(2, 6)}, r"msa_mask is \(2, 6\).*\(2, 6, 9\)"),
+        ({"msa": msa, "msa_mask": torch.full((2, 6, 9), 2)}, "msa_mask contains 2: expected 1"),
         ({"msa": msa, "attention_mask": torch.ones(2, 6, dtype=torch.long)}, r"expected integers or bools \(2, 9\)"),
         ({"msa": msa, "labels": msa}, "does not use 'labels'"),
         ({}, "'msa' is missing"),

@@ -21,7 +21,7 @@ from zoo.nn.heads import LMHead
 from zoo.nn.kv_cache import EncoderDecoderState, check_state
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import CAUSAL, NO_MASK, PaddingMask
-from zoo.nn.padding import real_tokens
+from zoo.nn.padding import known_padding, real_tokens
 from zoo.nn.stack import Stack
 
 SIDES = ("encoder", "decoder")
@@ -378,14 +378,6 @@ def check_cross_attention(core: Core) -> None:
             f"cross_attention={getattr(core, 'kind', type(core).__name__)!r}: its pattern ({core.pattern}) is of "
             "distances within one text; use a kind without a pattern, such as softmax, additive or linear"
         )
-
-
-def known_padding(mask: Tensor | None) -> Tensor | None:
-    """attention_mask [B, N] -> bool [B, N], True at real tokens; None without padding, as far as the host knows it
-    without waiting for a GPU."""
-    if mask is None:
-        return None
-    return mask.bool() if mask.is_cuda or torch.compiler.is_compiling() else real_tokens(mask)
 
 
 def padding_mask(mask: Tensor | None) -> PaddingMask | None:

@@ -70,24 +70,31 @@ class Groups:
         return y.transpose(1, 2).flatten(0, 1).index_select(0, self.places).transpose(0, 1)[None]
 
 
-def real_tokens(mask: Tensor) -> Tensor | None:
+def real_tokens(mask: Tensor, name: str = "attention_mask") -> Tensor | None:
     """attention_mask [B, N] -> bool [B, N], True for real tokens; None if all are real.
 
-    Waits for the device once. Raises ValueError for a mask with numbers other than 0 and 1.
+    Waits for the device once. Raises ValueError for a mask with numbers other than 0 and 1; name: of it in the message.
     """
     if mask.dtype == torch.bool:
         return None if bool(mask.all()) else mask
     real = mask != 0
     all_real, valid = torch.stack([real.all(), (mask == real).all()]).tolist()
     if not valid:
-        raise value_error(mask, real)
+        raise value_error(mask, real, name)
     return None if all_real else real
 
 
-def value_error(mask: Tensor, real: Tensor) -> ValueError:
+def known_padding(mask: Tensor | None, name: str = "attention_mask") -> Tensor | None:
+    """`real_tokens` of a mask, as far as the host knows it without waiting for a GPU: also None without a mask."""
+    if mask is None:
+        return None
+    return real_tokens(mask, name) if mask.device.type == "cpu" and not torch.compiler.is_compiling() else mask.bool()
+
+
+def value_error(mask: Tensor, real: Tensor, name: str = "attention_mask") -> ValueError:
     """The error for a mask with numbers other than 0 and 1."""
     odd = mask[mask != real][0].item()
-    return ValueError(f"attention_mask contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
+    return ValueError(f"{name} contains {odd}: expected 1 (or True) for real tokens and 0 for padding")
 
 
 def count_real(mask: Tensor, lengths: Sequence[int] | None) -> Sequence[int]:

@@ -18,6 +18,7 @@ from zoo.models.evoformer.embedding import AlignmentEmbedding
 from zoo.models.family import Family
 from zoo.nn.core import check_positive
 from zoo.nn.frontends.inputs import check_not_empty
+from zoo.nn.padding import known_padding
 from zoo.nn.recurrent_core import RecurrentCore
 from zoo.nn.registry import CORES, for_layer, resolve
 from zoo.preprocessing.alignment_processor import AlignmentProcessor
@@ -193,19 +194,11 @@ class Evoformer(Model):
                     f"{name} is {tuple(mask.shape)} of {mask.dtype}; expected integers or bools {shape}, 1 for what is "
                     "real"
                 )
-        real = None if is_full(attention_mask) else attention_mask.bool()  # type: ignore[union-attr]
-        keep = None if is_full(msa_mask) else msa_mask.bool()  # type: ignore[union-attr]
+        real, keep = known_padding(attention_mask), known_padding(msa_mask, "msa_mask")
         if real is None:
             return None, (keep, None)
         both = real[:, None].expand(msa.shape) if keep is None else keep & real[:, None]
         return real, (both, real[:, :, None] & real[:, None, :])
-
-
-def is_full(mask: Tensor | None) -> bool:
-    """Whether a mask hides nothing, as far as can be seen without waiting for a GPU."""
-    if mask is None:
-        return True
-    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
 def check_residues(msa: Tensor, vocab_size: int) -> None:

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, known_padding, padding_mask
+from zoo.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, padding_mask
 from zoo.models.family import Family
 from zoo.models.rnn_seq2seq.layers import DECODERS, RecurrentEncoder, state_names
 from zoo.models.text import last_real
 from zoo.nn.context import Context
 from zoo.nn.kv_cache import EncoderDecoderState, LayerState, StackState
 from zoo.nn.lengths import AnyLengths
-from zoo.nn.padding import real_tokens
+from zoo.nn.padding import known_padding, real_tokens
 from zoo.nn.recurrent import LayerStates
 
 ATTENDS = ("bahdanau", "luong")
