@@ -31,7 +31,7 @@ from zoo.checkpoints.overrides import fit_overrides
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, Config
 from zoo.models.load_report import LoadReport, float16_notes
-from zoo.models.mapping.tensor_values import aligned, is_cast, to_one_float_type
+from zoo.models.mapping.tensor_values import aligned, cast, is_cast, to_one_float_type
 from zoo.models.mapping.tensors import LM_HEADS, find_tensors, import_tensors, tie, tied_names, untied
 from zoo.models.registry import FILE, build, with_overrides
 from zoo.nn.init import initialize
@@ -327,15 +327,16 @@ def _assign(
 ) -> Model:
     """The model with the tensors assigned, and the tensors that the file does not have initialized."""
     if dtype is not None:
-        tensors = {name: tensor.to(dtype) if is_cast(name, tensor) else tensor for name, tensor in tensors.items()}
+        tensors = {name: cast(name, tensor, dtype) for name, tensor in tensors.items()}
     tensors = {name: aligned(tensor) for name, tensor in tensors.items()}
     fresh = set(report.initialized)
     model = with_custom_values(model, fresh)
-    usual = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.get_default_dtype())
+    floats = (tensor.dtype for name, tensor in tensors.items() if is_cast(name, tensor))
+    usual = next(floats, torch.get_default_dtype())
     state = model.state_dict()
     for name in fresh:
         blank = torch.empty_like(state[name], device=device) if state[name].is_meta else state[name].to(device)
-        tensors[name] = blank.to(usual) if is_cast(name, blank) else blank
+        tensors[name] = cast(name, blank, usual)
     tied = tied_names(model)
     model.load_state_dict(tensors | {name: tensors[other] for name, other in tied.items()}, assign=True)
     tie(model, tied)

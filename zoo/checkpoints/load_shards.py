@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.models.base import Model
 from zoo.models.load_report import LoadReport
-from zoo.models.mapping.tensor_values import is_cast, not_finite, usual_float_type
+from zoo.models.mapping.tensor_values import cast, is_cast, not_finite, usual_float_type
 from zoo.models.mapping.tensors import tie, tied_names
 from zoo.models.registry import build, family
 from zoo.nn.init import has_rule, initialize
@@ -64,7 +64,7 @@ def initial_values(model: Model, names: Collection[str], dtype: torch.dtype) -> 
     blank.load_state_dict(made, strict=False, assign=True)
     initialize(blank, 0, only=set(names))
     state = blank.state_dict()
-    return {name: state[name].to(dtype) if is_cast(name, state[name]) else state[name] for name in names}
+    return {name: cast(name, state[name], dtype) for name in names}
 
 
 def with_custom_values(model: Model, names: Collection[str]) -> Model:

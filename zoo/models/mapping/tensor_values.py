@@ -48,6 +48,11 @@ def is_cast(name: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not name.endswith(".inv_freq")
 
 
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of a model in the dtype of the model; those that `is_cast` excludes as they are."""
+    return tensor.to(dtype) if is_cast(name, tensor) else tensor
+
+
 def to_one_float_type(tensors: dict[str, Tensor]) -> list[str]:
     """Convert the floats, in place, to the type that most values have. Returns a note on those that were of another."""
     usual, odd, notes = usual_float_type(tensors)
