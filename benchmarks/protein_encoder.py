@@ -15,9 +15,8 @@ import transformers
 from _measure import options, paired
 
 import zoo
+from zoo.preprocessing.fasta import RESIDUES
 from zoo.preprocessing.protein import ALPHABET, ProteinProcessor
-
-RESIDUES = "LAGVSERTIDPKQNFYMHWC"
 
 
 def both(depth: int, longest: int, **load: Any) -> tuple[transformers.EsmModel, zoo.Model]:
@@ -39,7 +38,7 @@ def main() -> None:
     o = options(dict(depth=1, longest=32, rounds=1), depth=12, longest=512, rounds=5)
     torch.set_num_threads(1)
     lengths = [o.longest * i // 8 for i in range(1, 9)]
-    rows = [(RESIDUES * (length // 20 + 1))[: length - 2] for length in lengths]
+    rows = [(RESIDUES * (length // len(RESIDUES) + 1))[: length - 2] for length in lengths]
     batch = ProteinProcessor(max_length=o.longest)(rows)
     real = batch["attention_mask"]
     with torch.inference_mode():
