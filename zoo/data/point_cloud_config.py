@@ -5,6 +5,8 @@ from typing import Literal
 
 from zoo.data.base_config import LabelSettings
 
+SYNTHETIC = ("auto", "synthetic", "synthetic_point_clouds")  # names of the generated shapes
+
 
 @dataclass(frozen=True, kw_only=True)
 class PointCloudAugmentSettings:
@@ -62,5 +64,5 @@ class PointCloudDataSettings(LabelSettings):
         super().__post_init__()
         if self.num_points is not None:
             self._at_least(1, "num_points")
-        if self.features and self.name in ("auto", "synthetic", "synthetic_point_clouds"):
+        if self.features and self.name in SYNTHETIC:
             raise ValueError(f"features={self.features}: synthetic points have coordinates alone; omit it")

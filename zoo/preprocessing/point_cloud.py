@@ -88,7 +88,7 @@ class PointCloudProcessor:
         name = str(item) if isinstance(item, str | Path) else name
         values = point_cloud_io.read(item, self.features) if isinstance(item, str | Path) else item
         if not isinstance(values, Tensor):
-            values = torch.from_numpy(np.array(point_cloud_io.as_points(values, name)))
+            values = torch.from_numpy(point_cloud_io.as_points(values, name))
         if values.ndim != 2 or values.shape[1] != self.in_features or values.is_complex():
             expected = f"expected [N, {self.in_features}]: {self._columns(values)}"
             raise ValueError(f"{name} is {list(values.shape)}, {expected}")

@@ -44,11 +44,9 @@ def read(path: str | Path, features: Sequence[str] = ()) -> np.ndarray:
         if suffix == ".ply":
             return read_ply(path, features)
         return read_arrays(path, features)
-    except LoadError:
+    except (LoadError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (ValueError, EOFError, KeyError, OSError, BadZipFile) as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
         raise LoadError(f"{path} cannot be read as a point cloud: {error}") from None
 
 
@@ -78,7 +76,7 @@ def read_arrays(path: Path, features: Sequence[str]) -> np.ndarray:
 
 
 def as_points(values: Any, name: str) -> np.ndarray:
-    """An array of numbers as float32 [N, F]. Raises LoadError for other arrays."""
+    """An array of numbers as a float32 copy [N, F]. Raises LoadError for other arrays."""
     values = np.asarray(values)
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise LoadError(f"{name} is {list(values.shape)} of {values.dtype}, expected numbers [N, 3 + features]")

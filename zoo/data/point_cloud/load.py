@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.data.point_cloud.dataset import PointCloudDataset, PointCloudSplits
-from zoo.data.point_cloud_config import PointCloudDataSettings
+from zoo.data.point_cloud_config import SYNTHETIC, PointCloudDataSettings
 from zoo.data.sources.class_folders import class_tables, validation_as_test
 from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import (
@@ -30,7 +30,6 @@ from zoo.preprocessing.point_cloud_io import SUFFIXES, read
 from zoo.utils.console import announce
 
 TASK = "point cloud classification"
-SYNTHETIC = ("auto", "synthetic", "synthetic_point_clouds")
 NOUN = "point cloud"
 COLUMN_NAMES = ("points", "point_cloud", "cloud", *FILE_NAMES)
 

@@ -51,9 +51,8 @@ def fit_to_clouds(run: Run, model: Model, clouds: PointCloudSplits) -> Model:
     Raises: SettingsError for clouds with other features than those of a pretrained model.
     """
     c, columns = run.config, 3 + clouds.features
-    if c.model.source:
-        processor = saved_processor(run, model)
-        assert processor is not None
+    processor = saved_processor(run, model)
+    if processor is not None:
         if columns != processor.in_features:
             raise SettingsError(f"model.source={c.model.source}: its points have {processor.in_features} numbers, "
                                 f"those of {clouds.name} {columns}")  # fmt: skip
