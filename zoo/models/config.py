@@ -105,10 +105,11 @@ ADDED_LATER: dict[str, Any] = {
 # Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (
     "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins",
-    "in_features", "edge_dim",
+    "in_features", "edge_dim", "neighbors", "induced_points", "seeds", "pair_width", "pair_heads", "pair_head_dim",
+    "pair_mlp_dim", "pair_dim", "outer_width", "triangle_width", "max_distance", "chunk_size",
 )  # fmt: skip
 SIZES = ("image_size", "patch_size", "stride")
-PROBABILITIES = ("dropout", "attention_dropout", "drop_path")
+PROBABILITIES = ("dropout", "attention_dropout", "pair_dropout", "drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,12 @@ class Config:
                 "problem_type='single_label_classification' needs num_classes of at least 2; for a single score use "
                 "'regression', or 'multi_label_classification' for yes or no"
             )
+
+    def allow_heads(self, *heads: str | None) -> None:
+        """Raise ValueError if `head` is not among `heads`."""
+        if self.head not in heads:
+            known = ", ".join(map(repr, heads))
+            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {known}")
 
     @classmethod
     def names(cls) -> list[str]:

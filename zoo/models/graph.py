@@ -44,8 +44,7 @@ class GraphConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
+        self.allow_heads(*HEADS)
 
 
 class GraphModel(Model):

@@ -47,8 +47,7 @@ class PointCloudConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
+        self.allow_heads(*HEADS)
         if self.in_features < 3:
             raise ValueError(f"in_features={self.in_features}: expected at least 3, the coordinates of a point")
 

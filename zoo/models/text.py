@@ -50,12 +50,6 @@ class TextConfig(Config):
     attention: Any = "softmax"
     mixer: Any = None
 
-    def allow_heads(self, *heads: str | None) -> None:
-        """Raise ValueError if `head` is not among `heads`."""
-        if self.head not in heads:
-            known = ", ".join(map(repr, heads))
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {known}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(TextConfig):

@@ -16,7 +16,6 @@ from zoo.models.config import Config
 from zoo.models.evoformer.block import EvoformerStack, Masks
 from zoo.models.evoformer.embedding import AlignmentEmbedding
 from zoo.models.family import Family
-from zoo.nn.core import check_positive
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.padding import known_padding
 from zoo.nn.recurrent_core import RecurrentCore
@@ -61,11 +60,6 @@ class EvoformerConfig(Config):
         super().__post_init__()
         if self.head not in (None, "contacts"):
             raise ValueError(f"head={self.head!r}: an Evoformer has head='contacts' and None (hidden states)")
-        names = ("pair_width", "pair_heads", "pair_head_dim", "pair_mlp_dim", "outer_width", "triangle_width",
-                 "max_distance", "chunk_size")  # fmt: skip
-        check_positive(**{name: getattr(self, name) for name in names if getattr(self, name) is not None})
-        if not 0 <= self.pair_dropout < 1:
-            raise ValueError(f"pair_dropout={self.pair_dropout}: expected a probability of at least 0 and below 1")
         for prefix in ("", "pair_"):
             width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
             if getattr(self, f"{prefix}head_dim") is None and width % heads:

@@ -38,11 +38,6 @@ class GraphTransformerConfig(GraphConfig):
     structure: Literal["edges", "shortest_paths"] = "edges"
     max_distance: int = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_distance < 1:
-            raise ValueError(f"max_distance={self.max_distance}: expected at least 1")
-
 
 class GraphTransformer(GraphModel):
     """forward(node_features [N, F], edge_index [2, E], edge_features [E, D], graph_sizes [G]); see GraphModel."""

@@ -50,10 +50,8 @@ class PointTransformerConfig(PointCloudConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("neighbors", 1), ("stride", 2), ("pair_dim", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: expected at least {least}")
+        if self.stride < 2:
+            raise ValueError(f"stride={self.stride}: expected at least 2")
         if any(blocks < 1 for blocks in self.stages):
             raise ValueError(f"stages={self.stages}: expected at least one block in each stage")
         if self.width % 2 ** len(self.stages):

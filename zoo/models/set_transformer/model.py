@@ -35,10 +35,8 @@ class SetTransformerConfig(PointCloudConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("induced_points", 1), ("seeds", 1), ("decoder_depth", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: expected at least {least}")
+        if self.decoder_depth < 0:
+            raise ValueError(f"decoder_depth={self.decoder_depth}: expected at least 0")
 
 
 class SetTransformer(PointCloudModel):

@@ -67,8 +67,7 @@ class Wav2Vec2Config(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r}: {type(self).__name__} has the heads {', '.join(map(repr, HEADS))}")
+        self.allow_heads(*HEADS)
         sizes = {name: getattr(self, f"conv_{name}") for name in ("channels", "kernels", "strides")}
         if len({len(size) for size in sizes.values()}) > 1 or min(min(size, default=0) for size in sizes.values()) < 1:
             given = ", ".join(f"conv_{name}={size}" for name, size in sizes.items())
