@@ -7,7 +7,8 @@ from torch import Tensor
 
 from zoo.inference.probabilities import run
 from zoo.models.base import Model
-from zoo.preprocessing.text import TextProcessor, problem_of_text
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.text_cleaning import problem_of_text
 from zoo.preprocessing.text_windows import encode_windows
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from zoo.preprocessing.chat_template import (
     templates_in,
     templates_of,
 )
-from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, surrogate_problem, with_cleaning
+from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, problem_of_text, surrogate_problem, with_cleaning
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.type_checks import check_types
 
@@ -397,15 +397,3 @@ _FIELDS = [f.name for f in fields(TextProcessor) if f.name not in ("tokenizer", 
 
 def _cleaned(text: Text, mode: Clean) -> Text:
     return clean_text(text, mode) if isinstance(text, str) else (clean_text(text[0], mode), clean_text(text[1], mode))
-
-
-def problem_of_text(text: Any, name: str) -> ValueError | None:
-    """Why a text cannot be encoded; None if it can."""
-    for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
-        if not isinstance(part, str):
-            return ValueError(f"{name} is of type {type(part).__name__}, expected a string or a tuple of two strings")
-        if not part:
-            return ValueError(f"{name} is empty")
-        if problem := surrogate_problem(part):
-            return ValueError(f"{name} {problem}")
-    return None

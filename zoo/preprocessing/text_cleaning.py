@@ -1,4 +1,4 @@
-"""How open_clip cleans texts before it tokenizes them.
+"""How open_clip cleans texts before it tokenizes them, and what texts cannot be tokenized.
 
 Source: https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/tokenizer.py
 """
@@ -68,3 +68,15 @@ def surrogate_problem(text: str) -> str:
         return (f"has {text[error.start]!r} at character {error.start}, one half of a surrogate pair, which is not a "
                 f"character: decode the text again from its bytes, or replace that place")  # fmt: skip
     return ""
+
+
+def problem_of_text(text: Any, name: str) -> ValueError | None:
+    """Why a text cannot be encoded; None if it can."""
+    for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+        if not isinstance(part, str):
+            return ValueError(f"{name} is of type {type(part).__name__}, expected a string or a tuple of two strings")
+        if not part:
+            return ValueError(f"{name} is empty")
+        if problem := surrogate_problem(part):
+            return ValueError(f"{name} {problem}")
+    return None
