@@ -1,16 +1,17 @@
 """Alignments of protein families as batches of a model."""
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.preprocessing.alignment import GAP, Alignment, read_alignment
-from zoo.utils.errors import LoadError, check_choice, check_keys
+from zoo.preprocessing.processor import Processor
+from zoo.utils.errors import check_choice
 from zoo.utils.escape import figure_text
 from zoo.utils.type_checks import check_types
 
@@ -24,7 +25,7 @@ _PLOTTED = (5, 20)  # rows and columns in a small figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentProcessor:
+class AlignmentProcessor(Processor):
     """Alignments -> {"msa": int64 [B, S, N][, "msa_mask": int64 [B, S, N]][, "attention_mask": int64 [B, N]]}.
 
     An alignment is a path (A3M, aligned FASTA, Stockholm) or an `Alignment`; a list of them is a batch. Residues are 0
@@ -84,39 +85,11 @@ class AlignmentProcessor:
         rows = 1 + torch.randperm(len(msa) - 1, generator=generator)[:count].sort().values
         return torch.cat([msa[:1], msa[rows]])
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {"kind": self.kind} | asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
-        """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
-        values = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", values, [field.name for field in fields(cls)])
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise LoadError(f"preprocess: {error}") from None
-
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files saved beside config.json: none."""
-        return {}
-
-    def fitted_to(self, config: Any) -> Self:
-        """The processor itself: the residues of all models are the same."""
-        return self
-
     def check(self, config: Any) -> None:
         """Raises ValueError if a model with this config has no embedding for some of the residues."""
         if getattr(config, "vocab_size", GAP + 1) <= GAP:
             raise ValueError(f"preprocess gives residues 0 to {GAP}, but the model has vocab_size={config.vocab_size}: "
                              f"expected at least {GAP + 1}")  # fmt: skip
-
-    def transformers_files(self) -> dict[str, Any]:
-        """{name: contents} of files that transformers reads: none, it has no such processor."""
-        return {}
 
 
 def pad(alignments: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -4,15 +4,16 @@ The sampling rate must always be known, and a clip that is too long is never tru
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from zoo.preprocessing import audio_io
 from zoo.preprocessing.audio_io import AudioBlock, AudioError
+from zoo.preprocessing.processor import Processor
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.type_checks import check_types
 
@@ -25,7 +26,7 @@ TooLong = Literal["error", "cut", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioProcessor:
+class AudioProcessor(Processor):
     """Base class of SpectrogramFeatureExtractor and WaveformFeatureExtractor.
 
     A clip is a path, the bytes of a file, a tuple (samples, sampling_rate), a dict {"array": samples, "sampling_rate":
@@ -38,7 +39,6 @@ class AudioProcessor:
         of each window (see `windows`).
     """
 
-    kind: ClassVar[str]
     sampling_rate: int = 16000
     resample: bool = False
     too_long: TooLong = "error"
@@ -164,10 +164,6 @@ class AudioProcessor:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {"kind": self.kind} | asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
         """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
@@ -187,10 +183,6 @@ class AudioProcessor:
                 raise LoadError(f"preprocess has {name}={values[name]!r}, expected a number")
         return cls(**values)
 
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files saved beside config.json: none."""
-        return {}
-
     def transformers_files(self) -> dict[str, Any]:
         """{name: contents} of the files that transformers reads."""
         return {"preprocessor_config.json": self.to_transformers()}
@@ -198,13 +190,6 @@ class AudioProcessor:
     def to_transformers(self) -> dict[str, Any]:
         """`preprocessor_config.json`. Raises ValueError if transformers cannot express these settings."""
         raise NotImplementedError
-
-    def fitted_to(self, config: Any) -> Self:
-        """A copy adapted to a model with this config."""
-        return self
-
-    def check(self, config: Any) -> None:
-        """Raises ValueError if the output does not fit a model with this config."""
 
 
 def as_pair(clip: Any) -> Any:

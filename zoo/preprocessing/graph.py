@@ -1,7 +1,7 @@
 """Graphs: nodes with features, edges between them, and the batch of several graphs without padding."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import graph_files
-from zoo.utils.errors import LoadError, check_keys
+from zoo.preprocessing.processor import Processor
 from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def as_node_mask(values: Any, nodes: int, name: str) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphProcessor:
+class GraphProcessor(Processor):
     """Graphs -> the batch of all of them without padding, as models of graphs take it:
 
     node_features float32 [N, F], edge_index int64 [2, E], graph_sizes int64 [G] (the nodes of each graph) and, with
@@ -225,26 +225,6 @@ class GraphProcessor:
             total = graph.node_features.sum(1, keepdim=True)
             graph = replace(graph, node_features=graph.node_features / torch.where(total == 0, 1, total))
         return with_reverse_edges(graph) if self.undirected else graph
-
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {"kind": self.kind} | asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
-        """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
-        values = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", values, [each.name for each in fields(cls)])
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise LoadError(f"preprocess: {error}") from None
-
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files saved beside config.json: none."""
-        return {}
 
     def fitted_to(self, config: Any) -> Self:
         """A copy with the numbers of features of a model."""

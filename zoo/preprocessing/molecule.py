@@ -16,15 +16,15 @@ Features of a bond, 9 numbers: order (single, double, triple, aromatic, another 
 stereo (E, Z; 2). A bond is two edges, one in each direction, in the order of the bonds.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from zoo.preprocessing.graph import Graph, batch_graphs
-from zoo.utils.errors import check_keys
+from zoo.preprocessing.processor import Processor
 from zoo.utils.type_checks import check_types
 
 ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
@@ -147,7 +147,7 @@ def _one_of(value: Any, known: Sequence[Any]) -> list[float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoleculeProcessor:
+class MoleculeProcessor(Processor):
     """SMILES strings -> the batch of their graphs: `node_features`, `edge_index`, `edge_features`, `graph_sizes`.
 
     A list of strings is a batch, one string a batch of one; see `GraphProcessor` for the shapes, and
@@ -212,18 +212,3 @@ class MoleculeProcessor:
             if ours != theirs:
                 raise ValueError(f"the preprocessing of molecules gives {name}={ours}, but the model has "
                                  f"{name}={theirs}: they must be equal")  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {"kind": self.kind, "elements": list(self.elements), "bonds": self.bonds}
-
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files saved beside config.json: none."""
-        return {}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> "MoleculeProcessor":
-        """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
-        values = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", values, [field.name for field in fields(cls)])
-        return cls(**values)

@@ -1,8 +1,8 @@
 """Point clouds: read, centered, scaled, sampled, padded."""
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.nn.neighbors import farthest_points
 from zoo.preprocessing import point_cloud_io
-from zoo.utils.errors import LoadError, check_choice, check_keys
+from zoo.preprocessing.processor import Processor
+from zoo.utils.errors import check_choice
 from zoo.utils.type_checks import check_types
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MAX_FEATURES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointCloudProcessor:
+class PointCloudProcessor(Processor):
     """Point clouds -> {"points": float32 [B, N, F][, "attention_mask": int64 [B, N]]}; no mask if sizes are equal.
 
     A cloud is a path (PLY, NPY, NPZ), or numbers [N, F]: x, y, z and features of each point. A list of clouds, or a
@@ -118,26 +119,6 @@ class PointCloudProcessor:
             return cloud[farthest_points(places[None], self.num_points)[0]]
         generator = torch.Generator().manual_seed(0)
         return cloud[torch.randperm(len(cloud), generator=generator)[: self.num_points].sort().values]
-
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {"kind": self.kind} | asdict(self) | {"features": list(self.features)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Self:
-        """The inverse of `to_dict`. An unknown or missing key raises LoadError."""
-        values = {name: value for name, value in values.items() if name != "kind"}
-        check_keys("preprocess", values, [field.name for field in fields(cls)])
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise LoadError(f"preprocess: {error}") from None
-
-    def files(self) -> dict[str, str]:
-        """{name: contents} of files saved beside config.json: none."""
-        return {}
 
     def fitted_to(self, config: Any) -> Self:
         """A copy with the number of features of a model."""
