@@ -1,6 +1,5 @@
 """Nodes of a graph as a dataset: what is read, held out and refused, and the batches."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -141,19 +140,23 @@ def test_cora() -> None:
 
 
 class SampledWhole:
-    """Stands for torch_geometric's loader: the seeds, then all other nodes."""
+    """Stands for the sampler of torch_geometric's loader, which needs pyg-lib: the seeds, then all other nodes."""
 
-    def __init__(self, data: Any, neighbors: list[int], input_nodes: torch.Tensor, batch_size: int) -> None:
-        assert batch_size == len(input_nodes)
-        others = torch.ones(len(data.x), dtype=torch.bool)
-        others[input_nodes] = False
-        self.order = torch.cat([input_nodes, others.nonzero().flatten()])
-        self.data = data
+    made = 0
+    edge_permutation = None
 
-    def __iter__(self) -> Any:
-        number = self.order.argsort()
-        yield dataclasses.make_dataclass("Part", ["x", "edge_index", "edge_attr"])(
-            self.data.x[self.order], number[self.data.edge_index], None)  # fmt: skip
+    def __init__(self, data: Any, num_neighbors: list[int], **options: Any) -> None:
+        type(self).made += 1
+        self.edge_index, self.nodes = data.edge_index, len(data.x)
+
+    def sample_from_nodes(self, inputs: Any) -> Any:
+        sampler = pytest.importorskip("torch_geometric.sampler")
+        others = torch.ones(self.nodes, dtype=torch.bool)
+        others[inputs.node] = False
+        order = torch.cat([inputs.node, others.nonzero().flatten()])
+        row, col = order.argsort()[self.edge_index]
+        edges = torch.arange(len(row))
+        return sampler.SamplerOutput(order, row, col, edges, metadata=(inputs.input_id, inputs.time))
 
 
 def test_sampled_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +166,16 @@ def test_sampled_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(ImportError, match=r"pip install pyg-lib -f https://data\.pyg\.org"):
             module(file, neighbors=[5])
         monkeypatch.setattr(neighbors, "check_installed", lambda: None)
-        monkeypatch.setattr("torch_geometric.loader.NeighborLoader", SampledWhole)
+        monkeypatch.setattr("torch_geometric.loader.neighbor_loader.NeighborSampler", SampledWhole)
+        monkeypatch.setattr(SampledWhole, "made", 0)
     data = module(file, neighbors=[100, 100], batch_size=3)
     batch = data.train.__getitems__(Keys([4, 1], 0))
     graph = data.splits.train.graph
     assert batch["nodes"].tolist() == [0, 1] and torch.equal(batch["labels"], graph.labels[[4, 1]])
     assert torch.equal(batch["node_features"][:2], graph.node_features[[4, 1]])
     assert batch["graph_sizes"].tolist() == [len(batch["node_features"])]
+    if SampledWhole.made:
+        other = data.train.__getitems__(Keys([0, 2], 0))
+        number = torch.cat([torch.tensor([0, 2]), torch.tensor([i for i in range(12) if i not in (0, 2)])])
+        assert torch.equal(number[other["edge_index"]], graph.edge_index)
+        assert SampledWhole.made == 3, "the edges are sorted once for each split, not for each batch"

@@ -40,22 +40,20 @@ class NeighborBatches(Dataset[Any]):
                  seed: int = 0) -> None:  # fmt: skip
         check_installed()
         from torch_geometric.data import Data
-
-        self.neighbors, self.nodes, self.labels, self.seed = list(neighbors), nodes, labels, seed
-        self.data = Data(x=batch["node_features"], edge_index=batch["edge_index"],
-                         edge_attr=batch.get("edge_features"))  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         from torch_geometric.loader import NeighborLoader
 
+        self.labels, self.seed = labels, seed
+        data = Data(x=batch["node_features"], edge_index=batch["edge_index"], edge_attr=batch.get("edge_features"))
+        self.loader = NeighborLoader(data, list(neighbors), input_nodes=nodes)  # sorts all edges, which takes long
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, keys: Keys) -> dict[str, Any]:
         rows = torch.tensor(list(keys))
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed_for(self.seed, keys.epoch, *rows[:1].tolist()))
-            loader = NeighborLoader(self.data, self.neighbors, input_nodes=self.nodes[rows], batch_size=len(rows))
-            part = next(iter(loader))
+            part = self.loader(rows)
         batch = {
             "node_features": part.x, "edge_index": part.edge_index, "graph_sizes": torch.tensor([len(part.x)]),
             "nodes": torch.arange(len(rows)), "labels": self.labels[rows], "index": rows, "epoch": keys.epoch,
