@@ -31,7 +31,7 @@ def train(run: Run) -> Result:
     from zoo.tasks.node_classification import NodeClassificationTask
     from zoo.tasks.problem_types import class_weights
     from zoo.training.fit import fit
-    from zoo.training.recipes.graphs import fit_to_graph, graph_model, sample_graph
+    from zoo.training.recipes.graphs import check_neighbors, fit_to_graph, graph_model, sample_graph
 
     cfg = run.config
     model = graph_model(run, head="token")  # by name, or from a folder of weights
@@ -39,6 +39,7 @@ def train(run: Run) -> Result:
     run.open(nodes, model)  # a new folder, or that of an unfinished run with the same settings and data
     nodes = nodes.with_validation(cfg.trainer.val_fraction, cfg.seed)
     model = fit_to_graph(run, model, nodes)
+    check_neighbors(model, cfg.data.neighbors)
 
     data = GraphNodesDataModule(nodes, model.preprocess, cfg.data.batch_size, inductive=cfg.data.mode == "inductive",
                                 neighbors=cfg.data.neighbors, seed=cfg.seed,

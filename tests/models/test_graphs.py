@@ -207,3 +207,18 @@ def test_attention_to_all_nodes_with_a_bias_of_the_shortest_paths(edge_dim: int 
         moved["node_features"][4] += 1  # four edges from node 0, which sees it in the first layer
         first = [model.encode(**each, layers=[0])[1][0][0] for each in (batch, moved)]
     assert not torch.allclose(*first)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("head", ["token", None])
+def test_hops_are_how_far_a_node_looks(name: str, head: str | None) -> None:
+    path = torch.stack([torch.arange(9), torch.arange(1, 10)])  # each node attends to the one before it
+    for edge_dim in (None, 2) if name == "graph_transformer" else (None,):
+        model = small(name, head=head, edge_dim=edge_dim)
+        inputs = [torch.randn(10, 5, requires_grad=True)]
+        inputs += [torch.randn(9, edge_dim, requires_grad=True)] if edge_dim else []
+        model(inputs[0], path, *inputs[1:])[-1, 0].backward()
+        farthest = [len(x) - int((x.grad != 0).any(1).nonzero()[0]) for x in inputs]  # type: ignore[union-attr]
+        assert max(farthest[0] - 1, *farthest[1:], 0) == model.hops, (edge_dim, farthest)
+    if name == "graph_transformer":
+        assert small(name, structure="shortest_paths").hops is None

@@ -78,9 +78,13 @@ def test_inductive_training_and_the_folders_of_predict(tmp_path: Path, capsys: p
     (["model=vit_cifar_tiny"], "expected one of graphs"),
     (["mode=both"], "transductive"),
     (["data=karate", "neighbors=[0]"], "expected a number of at least 1 for each layer"),
+    (["data=karate", "neighbors=[5]"], "expected 2 numbers, such as neighbors=[10,10]"),
+    (["data=karate", "model=graph_transformer_tiny", "model.structure=shortest_paths", "neighbors=[5]"],
+     "attend to the whole graph"),
 ])  # fmt: skip
 def test_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
-    own = [word for word in TINY if not (word.startswith("model=") and words[0].startswith("model="))]
+    other_model = any(word.startswith("model=") for word in words)
+    own = [word for word in TINY if not (word.startswith("model=") and other_model)]
     assert run("graph_nodes", tmp_path / "run", *own, *words) == 2
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error

@@ -60,6 +60,11 @@ class GraphModel(Model):
     inputs = ("node_features", "edge_index", "edge_features", "graph_sizes")
     blocks: Stack
 
+    @property
+    def hops(self) -> int | None:
+        """Edges between a node and the farthest one that its output depends on; None: there is no limit."""
+        return len(self.blocks)
+
     def default_preprocess(self) -> GraphProcessor:
         return GraphProcessor(in_features=self.config.in_features, edge_dim=self.config.edge_dim)
 

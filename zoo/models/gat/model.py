@@ -128,6 +128,10 @@ class GAT(GraphModel):
         self.blocks = Stack(blocks)
         self.head = self.make_head()
 
+    @property
+    def hops(self) -> int:
+        return len(self.blocks) + (self.config.head == "token")  # the head is a layer of attention, too
+
     def spec(self, layer: int, heads: int, head_dim: int) -> CoreSpec:
         c = self.config
         return CoreSpec(heads, heads, head_dim, layer=layer, depth=c.depth + 1, dropout=c.attention_dropout)

@@ -54,6 +54,12 @@ class GraphTransformer(GraphModel):
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
 
+    @property
+    def hops(self) -> int | None:
+        if self.distances is not None:
+            return None
+        return len(self.blocks) + (self.incoming is not None)  # the input of a node has the features of its edges
+
     def make_head(self) -> nn.Module | None:
         c = self.config
         if c.head == "token":

@@ -1,13 +1,15 @@
 """What a model of graphs takes from the data: the features of nodes and edges, and the classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from zoo.data.graph.nodes import GraphNodes
 from zoo.data.splits import Splits
 from zoo.models.base import Model
+from zoo.models.graph import GraphModel
 from zoo.models.registry import find_variant
 from zoo.preprocessing.graph import Graph, GraphProcessor
 from zoo.training.parse import SettingsError
@@ -46,6 +48,19 @@ def fit_to_graph(run: Run, model: Model, nodes: Splits[GraphNodes]) -> Model:
         model.preprocess = GraphProcessor(**own, normalize_features=normalize, undirected=c.data.undirected)
         model.labels = list(nodes.classes)
     return model
+
+
+def check_neighbors(model: Model, neighbors: Sequence[int]) -> None:
+    """Raise SettingsError unless neighbors are sampled as many edges away as the model looks: with fewer, validation
+    and test would see other inputs than prediction does."""
+    hops = cast(GraphModel, model).hops
+    if neighbors and hops is None:
+        raise SettingsError(f"neighbors={[*neighbors]}: the nodes of the model attend to the whole graph, so that no "
+                            f"neighbors can be sampled; omit neighbors=")  # fmt: skip
+    if neighbors and len(neighbors) != hops:
+        raise SettingsError(f"neighbors={[*neighbors]} samples neighbors {len(neighbors)} edges away, and the outputs "
+                            f"of the model depend on nodes {hops} edges away: expected {hops} numbers, such as "
+                            f"neighbors={str([10] * (hops or 0)).replace(' ', '')}")  # fmt: skip
 
 
 def are_counts(graph: Graph) -> bool:
