@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.models.base import Model
+from zoo.preprocessing import graph_files
 from zoo.preprocessing.graph import Graph, GraphProcessor
 
 
@@ -73,6 +74,17 @@ def test_one_label_for_each_node(tmp_path: Path) -> None:
     friends = networkx.Graph([(0, 1)])
     networkx.set_node_attributes(friends, {0: [1.0, 2.0], 1: [0.0, 1.0]}, "x")
     assert [node.node for node in zoo.predict(model, friends)] == ["0", "1"]
+
+
+def test_a_file_is_read_once_for_its_graph_and_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, graph, read = tmp_path / "graph.npz", graphs()[0], []
+    np.savez(file, x=graph.node_features, edge_index=graph.edge_index, names=np.array(["x", "y", "z"]))
+    real = graph_files.read
+    monkeypatch.setattr(graph_files, "read", lambda path: (read.append(path), real(path))[1])
+    found = zoo.predict(MeanOfNeighbors("token"), file)
+    assert [node.node for node in found] == ["x", "y", "z"] and read == [file]
+    with pytest.raises(ValueError, match="given a list of 2 inputs: expected one input, or a list of them"):
+        zoo.predict(MeanOfNeighbors("token"), [graphs()[:2]])
 
 
 def test_graphs_that_cannot_be_predicted_are_named() -> None:

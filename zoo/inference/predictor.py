@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.inference import long_audio
 from zoo.inference.contacts import Contact, contacts_of, predicts_contacts
-from zoo.inference.graph_predictions import Node, graph_outputs, labels_of_nodes, names_of_nodes
+from zoo.inference.graph_predictions import Node, labels_of_nodes
 from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.prediction_report import Report, Window
 from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
@@ -28,6 +28,7 @@ from zoo.inference.token_classification import Aggregation, Entity, entities_of
 from zoo.models.base import Model
 from zoo.preprocessing.audio import AudioProcessor
 from zoo.preprocessing.audio_io import AudioError
+from zoo.preprocessing.graph import Graph, batch_graphs
 from zoo.preprocessing.modality import of_model
 from zoo.preprocessing.text import TextProcessor
 from zoo.utils.errors import check_choice
@@ -39,6 +40,7 @@ TOKENS, TOKENS_OF_A_GPU = 1024, 16384  # in a batch of texts
 SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
 NOT_FINITE = "the model gives numbers that are not finite for it"
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 class Predictor:
@@ -239,31 +241,39 @@ class Predictor:
 
     def _graphs(self, items: dict[int, Any]) -> Iterator[tuple[int, Prediction | Exception]]:
         """Predictions of graphs, or of their nodes; each graph has another number of nodes."""
-        rows = {i: item if isinstance(item, Exception) else self._prepared(item) for i, item in items.items()}
-        yield from ((i, row) for i, row in rows.items() if isinstance(row, Exception))
-        batches = {i: row for i, row in rows.items() if not isinstance(row, Exception)}
-        if not batches:
+        graphs: dict[int, Graph] = {}
+        for i, item in items.items():
+            graph = item if isinstance(item, Exception) else attempt(self._graph, item)
+            if isinstance(graph, Exception):
+                yield i, graph
+            else:
+                graphs[i] = graph
+        if not graphs:
             return
-        outputs = graph_outputs(self.model, list(batches.values()))
+        outputs = activated(self.model, run(self.model, batch_graphs(list(graphs.values()))))
         if self.model.config.head != "token":
-            yield from zip(batches, self._of_outputs(outputs))
+            yield from zip(graphs, self._of_outputs(outputs))
             return
-        sizes = [len(batch["node_features"]) for batch in batches.values()]
-        for i, scores in zip(batches, outputs.split(sizes)):
+        for (i, graph), scores in zip(graphs.items(), outputs.split([graph.num_nodes for graph in graphs.values()])):
             if scores.isfinite().all():
-                yield i, labels_of_nodes(self.model, names_of_nodes(self.processor, items[i]), scores)
+                yield i, labels_of_nodes(self.model, graph.names, scores)
             else:
                 yield i, ValueError(NOT_FINITE)
 
+    def _graph(self, item: Any) -> Graph:
+        """One graph as the model takes it."""
+        if isinstance(item, list | tuple):
+            raise ValueError(f"given a {type(item).__name__} of {len(item)} inputs: expected one input, or a list of "
+                             f"them")  # fmt: skip
+        graph: Graph = self.processor.prepare(self.processor.load(item))
+        return graph
+
     def _prepared(self, item: Any) -> dict[str, Tensor] | Exception:
         """The batch of one input, or what is wrong with it."""
-        try:
-            batch = self.processor(item)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # decoders raise errors of many kinds for broken files, SyntaxError among them
-            return error
-        rows = len(batch["graph_sizes" if self.is_graph else next(iter(batch))])
+        batch = attempt(self.processor, item)
+        if isinstance(batch, Exception):
+            return batch
+        rows = len(next(iter(batch.values())))
         what = f"given a {type(item).__name__} of {rows} inputs: expected one input, or a list of them"
         return batch if rows == 1 else ValueError(what)
 
@@ -372,3 +382,13 @@ class Predictor:
         finite = outputs.isfinite().all(-1).tolist()
         problem = ValueError(NOT_FINITE)
         return [row if fine else problem for row, fine in zip(found, finite)]
+
+
+def attempt(call: Callable[[Any], T], item: Any) -> T | Exception:
+    """What a call makes of an input, or what is wrong with it. Missing packages and a lack of memory are raised."""
+    try:
+        return call(item)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise errors of many kinds for broken files, SyntaxError among them
+        return error

@@ -258,14 +258,6 @@ def batch_graphs(graphs: Sequence[Graph]) -> dict[str, Tensor]:
     return batch | ({"edge_features": torch.cat(edge_features)} if edge_features else {})
 
 
-def batch_of_batches(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One batch of the graphs of several, see `GraphProcessor`."""
-    counts = [len(batch["node_features"]) for batch in batches]
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    found = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0] if name != "edge_index"}
-    return found | {"edge_index": torch.cat([b["edge_index"] + start for b, start in zip(batches, starts)], 1)}
-
-
 def with_reverse_edges(graph: Graph) -> Graph:
     """The graph with the reverse of each edge that is there in one direction alone, and its features."""
     source, target = graph.edge_index
