@@ -265,7 +265,8 @@ class Predictor:
         if isinstance(item, list | tuple):
             raise ValueError(f"given a {type(item).__name__} of {len(item)} inputs: expected one input, or a list of "
                              f"them")  # fmt: skip
-        graph: Graph = self.processor.prepare(self.processor.load(item))
+        processor: Any = self.processor
+        graph: Graph = processor.prepare(processor.load(item))
         return graph
 
     def _prepared(self, item: Any) -> dict[str, Tensor] | Exception:
