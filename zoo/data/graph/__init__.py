@@ -1,1 +1,1 @@
-"""Datasets of graphs: of the nodes of a graph, or of many graphs or molecules with a label each."""
+"""Datasets of graphs: of the nodes of a graph, or of many molecules with a label each."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.datamodule import KeyedDataModule
-from zoo.data.graph.many import GraphBatches
+from zoo.data.graph.batches import GraphBatches
 from zoo.data.graph.scaffold_split import scaffold_of
 from zoo.data.molecule_config import MoleculeDataSettings
 from zoo.data.sources.class_names import columns_of, name_labels
