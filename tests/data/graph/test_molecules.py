@@ -42,6 +42,14 @@ def test_synthetic_molecules_are_different_valid_and_the_same_each_time() -> Non
     assert len({letter for text in found for letter in text} & set("NOSFI[")) == 6
 
 
+def test_more_molecules_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(molecules, "SUBSTITUENTS", ["C", "F"])
+    monkeypatch.setattr(molecules, "ON_NITROGEN", ["C"])
+    monkeypatch.setattr(molecules, "MOST_REPEATED", 300)
+    with pytest.raises(ValueError, match=r"n=100000: 1 scaffolds gave \d+ different molecules: expected fewer"):
+        molecules.make_molecules(100_000, scaffolds=1, seed=0)
+
+
 def test_all_parts_of_the_generator_give_molecules() -> None:
     for ring in molecules.RINGS:
         for substituent in ("", "(C)"):

@@ -15,6 +15,7 @@ from typing import Any
 from zoo.preprocessing.molecule import load_rdkit, read_smiles
 
 MOLECULES, SCAFFOLDS = 5000, 500
+MOST_REPEATED = 2000  # molecules that were there already, one after another
 PROPERTIES = ("logp", "rings")
 
 # The first atom is bound to what comes before. `_` is a place for a substituent or another ring, `~` such a place on
@@ -44,6 +45,8 @@ def make_molecules(n: int, *, scaffolds: int = SCAFFOLDS, seed: int) -> list[str
     """`n` different molecules as canonical SMILES, in random order, the same for the same arguments.
 
     scaffolds: number of combinations of rings and linkers to begin with; some are too small for many molecules.
+
+    Raises: ValueError for more molecules than so many scaffolds have.
     """
     chem = load_rdkit("synthetic molecules")
     uniform = random.Random(seed).random  # the only method with a guaranteed sequence across Python versions
@@ -53,10 +56,15 @@ def make_molecules(n: int, *, scaffolds: int = SCAFFOLDS, seed: int) -> list[str
 
     frames = [_frame(pick, uniform) for _ in range(scaffolds)]
     found: dict[str, None] = {}
+    repeated = 0  # times that a molecule was there already, since the last new one
     while len(found) < n:
+        if repeated == MOST_REPEATED:
+            raise ValueError(f"n={n}: {scaffolds} scaffolds gave {len(found)} different molecules: expected fewer "
+                             f"molecules, or more scaffolds=")  # fmt: skip
         frame = frames[int(uniform() ** 1.5 * len(frames))]  # the first ones have more molecules
-        smiles = _with_substituents(frame, pick, uniform)
-        found.setdefault(chem.MolToSmiles(read_smiles(smiles)))
+        smiles = chem.MolToSmiles(read_smiles(_with_substituents(frame, pick, uniform)))
+        repeated = repeated + 1 if smiles in found else 0
+        found.setdefault(smiles)
     return sorted(found, key=lambda _: uniform())
 
 
