@@ -1,6 +1,7 @@
 """Load the nodes of a graph with their classes: files, folders, known graphs or synthetic ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def load_nodes(settings: GraphNodeSettings | None = None, *, seed: int = 0) -> S
     return _splits(graph, path.resolve().name, str(path), seed, s)
 
 
-def merge_graphs(graphs: Sequence[Graph], parts: Mapping[str, Tensor] | None = None) -> Graph:
-    """One graph with the nodes of several, and no edges between them. parts: of it.
+def merge_graphs(graphs: Sequence[Graph]) -> Graph:
+    """One graph with the nodes of several, and no edges between them.
 
     Raises: DataError for graphs with other features or names of classes than the first.
     """
@@ -66,7 +67,7 @@ def merge_graphs(graphs: Sequence[Graph], parts: Mapping[str, Tensor] | None = N
     labels = [torch.full((each.num_nodes,), -1) if each.labels is None else each.labels for each in graphs]
     names = [f"{i}/{name}" for i, each in enumerate(graphs) for name in each.node_names()]
     return Graph(batch["node_features"], batch["edge_index"], batch.get("edge_features"), torch.cat(labels),
-                 tuple(names), parts, graphs[0].classes)  # fmt: skip
+                 tuple(names), classes=graphs[0].classes)  # fmt: skip
 
 
 def _read(path: Path) -> Graph:
@@ -97,7 +98,7 @@ def _of_folders(folder: Path) -> Graph:
     merged = merge_graphs(graphs)
     assert merged.labels is not None
     known = merged.labels >= 0
-    return merge_graphs(graphs, {part: (part_of == number) & known for number, part in enumerate(found)})
+    return replace(merged, parts={part: (part_of == number) & known for number, part in enumerate(found)})
 
 
 def _splits(graph: Graph, name: str, where: str, seed: int, s: GraphNodeSettings, *, real: bool = True,

@@ -113,8 +113,7 @@ class GraphNodesDataModule(KeyedDataModule):
         if not neighbors and "eval_batch_size" not in options:
             # the whole graph is computed for each batch
             options["eval_batch_size"] = max(len(part) for part in splits.parts)
-        x = graph.node_features
-        self.standardize = not bool((x >= 0).all() and (x == x.round()).all())  # counts of words stay as they are
+        self.standardize = not are_counts(graph)  # counts of words stay as they are
         super().__init__(splits, min(batch_size, len(splits.train)), dataset=dataset, seed=seed, **options)
 
     def simple_features(self, stage: str, rows: Tensor) -> Tensor:
@@ -122,3 +121,9 @@ class GraphNodesDataModule(KeyedDataModule):
         part = self.part(stage)
         features: Tensor = part.graph.node_features[part.nodes[rows]]
         return features
+
+
+def are_counts(graph: Graph) -> bool:
+    """Whether all features of the nodes are whole numbers of at least 0, such as counts of words."""
+    x = graph.node_features
+    return bool((x >= 0).all() and (x == x.round()).all())

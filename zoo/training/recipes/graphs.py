@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from zoo.data.graph.nodes import GraphNodes
+from zoo.data.graph.nodes import GraphNodes, are_counts
 from zoo.data.splits import Splits
 from zoo.models.base import Model
 from zoo.models.graph import GraphModel
 from zoo.models.registry import find_variant
-from zoo.preprocessing.graph import Graph, GraphProcessor
+from zoo.preprocessing.graph import GraphProcessor
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
@@ -61,12 +61,6 @@ def check_neighbors(model: Model, neighbors: Sequence[int]) -> None:
         raise SettingsError(f"neighbors={[*neighbors]} samples neighbors {len(neighbors)} edges away, and the outputs "
                             f"of the model depend on nodes {hops} edges away: expected {hops} numbers, such as "
                             f"neighbors={str([10] * (hops or 0)).replace(' ', '')}")  # fmt: skip
-
-
-def are_counts(graph: Graph) -> bool:
-    """Whether all features are whole numbers of at least 0, such as counts of words."""
-    x = graph.node_features
-    return bool((x >= 0).all() and (x == x.round()).all())
 
 
 def sample_graph(run: Run, nodes: Splits[GraphNodes]) -> Path:
