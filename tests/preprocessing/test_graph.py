@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zoo.preprocessing.graph import Graph, GraphProcessor, load_graph
-from zoo.preprocessing.graph_display import graph_html
+from zoo.preprocessing.graph_display import graph_html, plot_graph
 from zoo.utils.errors import LoadError
 
 FEATURES = torch.tensor([[1.0, 3.0], [0.0, 0.0], [2.0, 2.0]])
@@ -152,6 +152,18 @@ def test_graphs_of_torch_geometric() -> None:
     assert found.edge_features is not None and found.edge_features.shape == (1, 1)
     assert found.labels is not None and found.labels.tolist() == [0, 1, 2]
     assert found.parts is not None and list(found.parts) == ["train"]
+
+
+def test_an_edge_of_both_directions_is_one_line() -> None:
+    both = Graph(FEATURES, torch.tensor([[0, 1, 1, 2, 2], [1, 0, 2, 1, 2]]), labels=[0, 1, -1])
+    assert graph_html(both, "").count("<line") == 2
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    plot_graph(axes, both)
+    lines, nodes = axes.collections
+    assert len(lines.get_segments()) == 2 and len(nodes.get_offsets()) == 3
+    assert axes.get_xlim()[0] < 0 and axes.get_xlim()[1] > 1
 
 
 def test_a_graph_in_html() -> None:

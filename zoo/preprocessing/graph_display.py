@@ -29,30 +29,35 @@ def layout(nodes: int, edges: Tensor) -> Tensor:
     return (places - low) / (high - low).clamp(min=1e-9)
 
 
-def shown_part(item: Any) -> tuple[Graph, Tensor]:
-    """(the first nodes of a graph with the edges between them, their places)."""
+def shown_part(item: Any) -> tuple[Graph, Tensor, Tensor]:
+    """(the first nodes of a graph, their places [N, 2], the places of the ends of the edges between them [E, 2, 2]).
+
+    An edge that is there in both directions is one line, and an edge from a node to itself none.
+    """
     graph = load_graph(item)
     if graph.num_nodes > SHOWN:
         graph = graph.subgraph(torch.arange(graph.num_nodes) < SHOWN)
-    return graph, layout(graph.num_nodes, graph.edge_index)
+    places = layout(graph.num_nodes, graph.edge_index)
+    ends = graph.edge_index.sort(0).values.unique(dim=1)
+    return graph, places, places[ends[:, ends[0] != ends[1]].T]
 
 
 def graph_html(item: Any, alt: str) -> str:
     """An SVG of the graph, of a large one of its first nodes."""
-    graph, places = shown_part(item)
-    x, y = (10 + 180 * places).T.tolist()
-    lines = "".join(f'<line x1="{x[a]:.1f}" y1="{y[a]:.1f}" x2="{x[b]:.1f}" y2="{y[b]:.1f}" stroke="#9aa3af"/>'
-                    for a, b in graph.edge_index.T.tolist() if a != b)  # fmt: skip
-    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#35508a"/>' for a, b in zip(x, y))
+    _, places, edges = shown_part(item)
+    lines = "".join(f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="#9aa3af"/>'
+                    for (a, b), (c, d) in (10 + 180 * edges).tolist())  # fmt: skip
+    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#35508a"/>' for a, b in (10 + 180 * places).tolist())
     label = html.escape(alt, quote=True)
     return f'<svg role="img" aria-label="{label}" viewBox="0 0 200 200" width="200" height="200">{lines}{dots}</svg>'
 
 
 def plot_graph(axes: "Axes", item: Any) -> None:
     """Plot the graph, of a large one its first nodes, colored by class where they are known."""
-    graph, places = shown_part(item)
-    for a, b in graph.edge_index.T.tolist():
-        axes.plot(*places[[a, b]].T.tolist(), color="#9aa3af", linewidth=0.6, zorder=1)
+    from matplotlib.collections import LineCollection
+
+    graph, places, edges = shown_part(item)
+    axes.add_collection(LineCollection(edges.tolist(), colors="#9aa3af", linewidths=0.6, zorder=1))
     colors: Any = "#35508a" if graph.labels is None else graph.labels.tolist()
     x, y = places.T.tolist()
     axes.scatter(x, y, c=colors, cmap=None if graph.labels is None else "tab10", s=14, zorder=2)
