@@ -12,7 +12,6 @@ from zoo.data.datamodule import KeyedDataModule
 from zoo.data.graph.batches import GraphBatches
 from zoo.data.graph.scaffold_split import scaffold_of
 from zoo.data.molecule_config import MoleculeDataSettings
-from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import (
     LABEL_NAMES,
     SMILES_NAMES,
@@ -21,11 +20,10 @@ from zoo.data.sources.columns import (
     drop_unlabeled_splits,
     find_column,
     find_columns,
-    with_decimal_points,
 )
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.groups import assign_groups
-from zoo.data.sources.labels import encode_labels
+from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import molecules
@@ -141,13 +139,7 @@ def _from_tables(source: Source, s: MoleculeDataSettings, seed: int) -> Splits[M
     column = find_column(source.tables["train"], s.smiles, "smiles", SMILES_NAMES)
     label = find_columns(source.tables["train"], s.label, "label", LABEL_NAMES)
     tables, notice = drop_unlabeled_splits(source.tables, label)
-    if len(label) == 1 and s.problem_type in ("auto", "regression"):
-        tables = with_decimal_points(tables, label[0])
-    labeled = name_labels(tables, columns_of(tables, label[0]), s) if len(label) == 1 else None
-    if labeled is None and (s.class_names or s.normalize_labels):
-        raise DataError(f"label={','.join(label)}: several label columns have the names of their columns; omit "
-                        f"class_names= and normalize_labels=")  # fmt: skip
-    tables = labeled.tables if labeled else tables
+    tables, notes = clean_labels(tables, label, s)
     read: dict[str, dict[int, Any]] = {}
     broken: list[str] = []
     for split, table in tables.items():
@@ -157,13 +149,10 @@ def _from_tables(source: Source, s: MoleculeDataSettings, seed: int) -> Splits[M
         read[split] = _readable(table, column, label, s.on_error == "skip", broken)
     announce_skipped(broken, "rows")
     rows = {split: list(found) for split, found in read.items()}
-    problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, source.classes)
-    if s.class_names and problem_type != "single_label_classification":
-        raise DataError(f"class_names= with problem_type={problem_type}: only the classes of one label have numbers "
-                        f"to be named; omit it")  # fmt: skip
+    problem_type, names, labels = encode_columns(tables, label, rows, s, source.classes)
     sets = {split: Molecules([str(tables[split].columns[column][row]).strip() for row in found], labels[split])
             for split, found in rows.items()}  # fmt: skip
-    notes = [*(labeled.notes if labeled else []), *assign_groups(sets, tables, rows, s, source.where)]
+    notes = [*notes, *assign_groups(sets, tables, rows, s, source.where)]
     notes += _assign_scaffolds(sets, read) if s.by_scaffold else []
     real = source.name != "synthetic"
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
@@ -179,7 +168,7 @@ def _readable(table: Table, column: str, label: list[str], skip: bool, broken: l
     """{row: molecule of rdkit} of a table. Raises: DataError for a row without one or without a label, unless `skip`"""
     found = {}
     for row in range(len(table)):
-        molecule, problem = None, next((f"no label in {n!r}" for n in label if table.columns[n][row] in (None, "")), "")
+        molecule, problem = None, missing_label(table, row, label)
         if not problem:
             try:
                 molecule = read_smiles(table.columns[column][row], f"the molecule in {column!r}")

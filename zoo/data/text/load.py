@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from zoo.data.config import TextDataSettings
-from zoo.data.sources.class_names import columns_of, name_labels
 from zoo.data.sources.columns import (
     LABEL_NAMES,
     TEXT_NAMES,
@@ -14,11 +13,10 @@ from zoo.data.sources.columns import (
     check_column,
     drop_unlabeled_splits,
     find_columns,
-    with_decimal_points,
 )
 from zoo.data.sources.find import Read, Source, find_tables, split_tables
 from zoo.data.sources.groups import assign_groups
-from zoo.data.sources.labels import encode_labels
+from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label
 from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.data.splits import Splits, with_test
 from zoo.data.synthetic import sentences
@@ -76,13 +74,7 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
     text = find_columns(source.tables["train"], s.text, "text", TEXT_NAMES)
     label = find_columns(source.tables["train"], s.label, "label", LABEL_NAMES)
     tables, notice = drop_unlabeled_splits(source.tables, label)
-    if len(label) == 1 and s.problem_type in ("auto", "regression"):
-        tables = with_decimal_points(tables, label[0])
-    labeled = name_labels(tables, columns_of(tables, label[0]), s) if len(label) == 1 else None
-    if labeled is None and (s.class_names or s.normalize_labels):
-        raise DataError(f"label={','.join(label)}: several label columns have the names of their columns; omit "
-                        f"class_names= and normalize_labels=")  # fmt: skip
-    tables = labeled.tables if labeled else tables
+    tables, notes = clean_labels(tables, label, s)
     if len(text) > 2:
         raise DataError(f"text={','.join(text)}: expected one column, or two for text pairs")
     read: dict[str, tuple[list[Text], list[int]]] = {}
@@ -93,12 +85,9 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
         read[split] = _texts(table, text, label, s.on_error == "skip", broken)
     announce_skipped(broken, "rows")
     rows = {split: kept for split, (_, kept) in read.items()}
-    problem_type, names, labels = encode_labels(tables, label, rows, s.problem_type, source.classes)
-    if s.class_names and problem_type != "single_label_classification":
-        raise DataError(f"class_names= with problem_type={problem_type}: only the classes of one label have numbers "
-                        f"to be named; omit it")  # fmt: skip
+    problem_type, names, labels = encode_columns(tables, label, rows, s, source.classes)
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
-    notes = [*(labeled.notes if labeled else []), *assign_groups(sets, tables, rows, s, source.where)]
+    notes = [*notes, *assign_groups(sets, tables, rows, s, source.where)]
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
     problem = (f"{source.where} has too few texts of each label to hold some out for testing: add texts, or give a "
                f"table to test on (test=)")  # fmt: skip
@@ -116,7 +105,7 @@ def _texts(table: Table, text: list[str], label: list[str], skip: bool,
         parts = [table.columns[name][row] for name in text]
         problem = next((_problem(value, name) for name, value in zip(text, parts) if _problem(value, name)), "")
         if not problem:
-            problem = next((f"no label in {name!r}" for name in label if table.columns[name][row] in (None, "")), "")
+            problem = missing_label(table, row, label)
         if problem and not skip:
             raise DataError(f"{table.place(row)}: {problem} (on_error=skip skips such rows)")
         if problem:
