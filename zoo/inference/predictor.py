@@ -98,8 +98,9 @@ class Predictor:
         self.is_text = isinstance(self.processor, TextProcessor)
         self.is_audio = isinstance(self.processor, AudioProcessor)
         self.is_graph = "graph_sizes" in model.inputs
-        self.kind = next((record.name for record in of_model(model)), "input").replace("_", " ")
-        self.noun = "protein" if self.kind == "protein" else "text"  # what a string is
+        record = next(iter(of_model(model)), None)
+        self.noun = "input" if record is None else record.noun
+        self.strings = record is not None and record.strings
         if model.config.head == "masked_lm" and self.processor.id("mask") is None:
             raise ValueError("expected one mask in each text, but the tokenizer has no mask token")
         if model.config.head == "ctc":
@@ -186,10 +187,8 @@ class Predictor:
     def _named(self, error: Exception, item: Any, index: int, name: str) -> str:
         """What is wrong with an input, in one line that names it."""
         reason = " ".join(str(error).split()) or type(error).__name__
-        kind = self.noun if self.is_text else "audio clip" if self.is_audio else self.kind
-        is_string = self.is_text or self.kind == "molecule"
-        is_path = isinstance(item, Path) or (isinstance(item, str) and not is_string)
-        name = name or (str(item) if is_path else f"{kind} {index}")
+        is_path = isinstance(item, Path) or (isinstance(item, str) and not self.strings)
+        name = name or (str(item) if is_path else f"{self.noun} {index}")
         return reason if name in reason else f"{name}: {reason}"
 
     # --- each modality ------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class Modality:
     names of the main input, which some families have.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. folder_file: name of the file that a folder has which is one item.
-    unnamed: name of an item without a name in messages.
+    unnamed: name of an item without a name in messages. strings: whether an item is a string, as a text is; of other
+    modalities a string is a path.
     is_item: whether an object in memory is one item. load: reads an item from a path. records: of files that hold
     several items, reads (name, item) of each.
     example: (config, generator) -> two rows of the main input. describe: config -> description of the input.
@@ -80,16 +81,17 @@ class Modality:
     processor: str
     sample: str
     folder_file: str = ""
-
-    @property
-    def strings(self) -> bool:
-        """Whether an item is a string: texts and proteins."""
-        return self.name in ("text", "protein", "molecule")
+    strings: bool = False
 
     @property
     def files_only(self) -> bool:
         """Whether a string is always a file path."""
         return not self.strings
+
+    @property
+    def noun(self) -> str:
+        """The word for an item: "image", "audio clip", "point cloud"."""
+        return self.unnamed.split(" ", 1)[1]
 
     @property
     def main_input(self) -> str:
@@ -171,6 +173,7 @@ MODALITIES: dict[str, Modality] = {
         processors={"text": TextProcessor, "marian": MarianProcessor},
         processor="zoo.preprocessing.text.TextProcessor(...) or zoo.preprocessing.tokenizer_training.train(...)",
         sample="a text",
+        strings=True,
     ),
     "audio": Modality(
         name="audio",
@@ -283,6 +286,7 @@ MODALITIES: dict[str, Modality] = {
         processors={"protein": ProteinProcessor},
         processor="zoo.preprocessing.protein.ProteinProcessor()",
         sample="MKTAYIAKQR<mask>ISFVKSHFSRQ",
+        strings=True,
     ),
     "molecule": Modality(  # graphs that are given as SMILES strings
         name="molecule",
@@ -301,6 +305,7 @@ MODALITIES: dict[str, Modality] = {
         processors={"molecule": MoleculeProcessor},
         processor="zoo.preprocessing.molecule.MoleculeProcessor()",
         sample="CCO",
+        strings=True,
     ),
 }  # fmt: skip
 
