@@ -80,6 +80,12 @@ def test_few_sentences_and_questions_need_pretrained_weights_too(settings: type)
     assert "are few for a model that starts from random weights" in few and "google-bert/bert-base-" in few
 
 
+def test_few_proteins_need_the_pretrained_weights_of_a_model_of_proteins() -> None:
+    run = run_of("model.name=esm2_t6_8m", "data=proteins.csv", settings=FinetuneSettings)
+    (few,) = before_training(run, images(12), None)
+    assert "model.source=facebook/esm2_t6_8M_UR50D" in few
+
+
 def test_a_task_without_classes_gets_no_advice() -> None:
     assert before_training(run_of(settings=GPTSettings), images(40), None) == []
 

@@ -22,6 +22,8 @@ PRETRAINED = {
     "question_answering": "model.source=google-bert/bert-base-uncased",
     "ast_audio": "model.source=MIT/ast-finetuned-audioset-10-10-0.4593 lr=1e-4 resample=true",
 }
+# Instead of these, by the beginning of a model's name: of proteins, which the recipe of texts takes as well.
+PRETRAINED_OF_FAMILIES = {"esm2": "model.source=facebook/esm2_t6_8M_UR50D"}
 
 
 def before_training(run: "Run", data: Any, baseline: Baseline | None) -> list[str]:
@@ -95,6 +97,7 @@ def is_classifier(run: "Run") -> bool:
 def pretrained_way(run: "Run") -> str:
     """How to start the recipe of a run from pretrained weights."""
     example = PRETRAINED.get(run.recipe, "model.source=FOLDER")
+    example = PRETRAINED_OF_FAMILIES.get(run.config.model.name.partition("_")[0], example)
     return f"start from pretrained weights, a folder or a name on the hub, e.g. {example}"
 
 
