@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,9 +48,7 @@ def read_fasta(path: str | Path, *, gaps: Gaps = "error", unknown: Unknown = "er
             sequence = clean_sequence(record.sequence, where, gaps=gaps, unknown=unknown)
         except ValueError as error:
             raise DataError(str(error)) from None
-        records.append(
-            ProteinRecord(name=record.name, description=record.description, sequence=sequence, line=record.line)
-        )
+        records.append(replace(record, sequence=sequence))
     return records
 
 
@@ -66,10 +64,10 @@ def read_records(path: str | Path) -> list[ProteinRecord]:
     def close() -> None:
         if not records:
             return
-        last = records.pop()
-        if not (sequence := "".join(parts)):
+        last = records[-1]
+        if not parts:
             raise DataError(f"{path}, record {last.name!r} (line {last.line}) has no residues: remove it, or add them")
-        records.append(ProteinRecord(name=last.name, description=last.description, sequence=sequence, line=last.line))
+        records[-1] = replace(last, sequence="".join(parts))
         parts.clear()
 
     for number, line in enumerate(read_lines(path), 1):
