@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from zoo.utils.array_files import DAMAGED
 from zoo.utils.errors import LoadError
 
 SUFFIXES = (".npz",)
@@ -44,7 +44,7 @@ def read_npz(path: Path) -> dict[str, Any]:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, BadZipFile) as error:
+    except DAMAGED as error:
         raise LoadError(f"{path} cannot be read as arrays of numbers: {error}") from None
     found = {ours: arrays[name] for ours, names in ARRAYS.items() for name in names if name in arrays}
     for name in ("node_features", "edge_index"):

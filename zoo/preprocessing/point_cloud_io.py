@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
+from zoo.utils.array_files import DAMAGED
 from zoo.utils.errors import LoadError, did_you_mean
 
 SUFFIXES = (".ply", ".npy", ".npz")
@@ -46,7 +46,7 @@ def read(path: str | Path, features: Sequence[str] = ()) -> np.ndarray:
         return read_arrays(path, features)
     except (LoadError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (ValueError, EOFError, KeyError, OSError, BadZipFile) as error:
+    except DAMAGED as error:
         raise LoadError(f"{path} cannot be read as a point cloud: {error}") from None
 
 

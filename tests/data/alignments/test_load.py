@@ -43,6 +43,16 @@ def test_folder_of_families(folder):
         (folder / split).mkdir()
         for path in (path for i in numbers for path in list(folder.glob(f"family{i}.*"))):
             path.rename(folder / split / path.name)
+    (folder / "train").rename(folder / "more")
+    with pytest.raises(DataError, match="has no alignments"):  # those of `test` alone are not trained on
+        load_families(ContactMapSettings(name=str(folder)))
+    for path in (folder / "more").iterdir():
+        path.rename(folder / path.name)
+    beside = load_families(ContactMapSettings(name=str(folder)))
+    assert (len(beside.train), len(beside.validation), len(beside.test)) == (3, 1, 2) and not beside.test_name
+    (folder / "train").mkdir()
+    for path in folder.glob("family*"):
+        path.rename(folder / "train" / path.name)
     found = load_families(ContactMapSettings(name=str(folder), max_train_samples=2))
     assert (len(found.train), len(found.validation), len(found.test)) == (2, 1, 2) and not found.test_name
     assert found.test.alignment(0).rows == letters_of(found.test.msas[0])
@@ -64,14 +74,16 @@ def test_unknown_pairs_are_kept(tmp_path):
         (np.triu(np.ones((4, 4))), "not symmetric: residues 1 and 2"),
         ("1 2\n1 5\n", "line 2: '1 5': expected two numbers of residues from 1 to 4"),
         ("0 2\n", "line 1"),
+        ("1 2\n\udcff 3\n", "is not a text file in UTF-8"),
         (b"not numpy", "is not a file of numpy"),
+        (np.full((4, 4), "A"), "has <U1 values: expected numbers"),
         ({"a": np.zeros((4, 4)), "b": np.zeros((4, 4))}, "has the arrays a, b: expected one, 'contacts'"),
     ],
 )
 def test_broken_maps(tmp_path, values, message):
     path = tmp_path / ("a.txt" if isinstance(values, str) else "a.npz" if isinstance(values, dict) else "a.npy")
     if isinstance(values, str | bytes):
-        path.write_bytes(values if isinstance(values, bytes) else values.encode())
+        path.write_bytes(values if isinstance(values, bytes) else values.encode(errors="surrogateescape"))
     elif isinstance(values, dict):
         np.savez(path, **values)
     else:
@@ -79,6 +91,25 @@ def test_broken_maps(tmp_path, values, message):
     with pytest.raises(DataError, match=message) as error:
         read_contact_map(path, 4)
     assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_archives_are_named(tmp_path, compressed):
+    """One byte of the file at a time; those of times change nothing."""
+    values = np.random.default_rng(0).random((6, 6)) < 0.5
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "a.npz", contacts=values | values.T)
+    raw, errors = (tmp_path / "a.npz").read_bytes(), 0
+    places = range(0, len(raw), 5)
+    for place in places:
+        (tmp_path / "a.npz").write_bytes(raw[:place] + bytes([raw[place] ^ 0x5A]) + raw[place + 1 :])
+        try:
+            read_contact_map(tmp_path / "a.npz", 6)
+        except DataError as error:
+            errors += "a.npz" in str(error)
+    assert errors > 0.5 * len(places)
+    (tmp_path / "a.npz").write_bytes(raw[:-40])
+    with pytest.raises(DataError, match="is not a file of numpy"):
+        read_contact_map(tmp_path / "a.npz", 6)
 
 
 def test_broken_families_are_named_or_skipped(folder):

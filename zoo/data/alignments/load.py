@@ -1,6 +1,5 @@
 """Load alignments with contact maps: synthetic families, or folders of files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,14 +10,16 @@ from torch import Tensor
 
 from zoo.data.alignment_config import ContactMapSettings
 from zoo.data.sources.columns import announce_skipped
+from zoo.data.sources.find import SPLIT_NAMES
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import alignments
 from zoo.preprocessing.alignment import SUFFIXES, Alignment, letters_of, read_alignment
+from zoo.preprocessing.fasta import read_lines
+from zoo.utils.array_files import DAMAGED
 from zoo.utils.errors import DataError
 
 MAPS = (".npy", ".npz", ".txt")
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 UNKNOWN_PAIR = -1
 
 
@@ -71,11 +72,12 @@ def load_families(settings: ContactMapSettings | None = None, *, seed: int = 0) 
     if not folder.is_dir():
         raise DataError(f"data={s.name}: expected synthetic, or a folder of alignments with contact maps")
     broken: list[str] = []
-    sets = {split: _of_folder(part, s.on_error == "skip", broken) for split, part in _parts(folder).items()}
+    parts = _parts(folder)
+    sets = {split: _of_folder(part, s.on_error == "skip", broken) for split, part in parts.items()}
     announce_skipped(broken, "families")
     sets = with_test(sets, seed, f"{folder} has too few families to hold some out for testing: add some")
     found = Splits(sets["train"], sets["test"], folder.name, True, str(folder), validation=sets.get("validation"),
-                   test_name="" if "test" in _parts(folder) else f"a held-out part of {folder.name}",
+                   test_name="" if "test" in parts else f"a held-out part of {folder.name}",
                    skipped=broken)  # fmt: skip
     return found.limited(s.max_train_samples, s.max_test_samples, seed)
 
@@ -102,7 +104,8 @@ def read_contact_map(path: str | Path, length: int) -> Tensor:
     .npy, or .npz with the array `contacts` or a single array: [N, N] of 0 and 1, or false and true; -1 or NaN where it
     is not known. .txt: two numbers of residues from 1 in each line, a contact; lines that begin with # are comments.
 
-    Raises: DataError for a map that is not symmetric, of another size, or with other values, and for a damaged file.
+    Raises: FileNotFoundError, and DataError for a map that is not symmetric, of another size, or with other values, and
+        for a damaged file.
     """
     path = Path(path)
     note_files([path])
@@ -110,6 +113,9 @@ def read_contact_map(path: str | Path, length: int) -> Tensor:
     if values.shape != (length, length):
         raise DataError(f"{path}: the contact map is {list(values.shape)}, but the query has {length} residues: "
                         f"expected [{length}, {length}]")  # fmt: skip
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{path}: the contact map has {values.dtype} values: expected numbers, 1 for a contact and 0 "
+                        f"for none")  # fmt: skip
     known = np.nan_to_num(values.astype(np.float64), nan=UNKNOWN_PAIR)
     if not np.isin(known, (UNKNOWN_PAIR, 0, 1)).all():
         other = known[~np.isin(known, (UNKNOWN_PAIR, 0, 1))][0]
@@ -131,15 +137,15 @@ def _array(path: Path) -> np.ndarray:
             if len(names) != 1 and "contacts" not in names:
                 raise DataError(f"{path} has the arrays {', '.join(names) or 'none'}: expected one, 'contacts'")
             return np.asarray(found["contacts" if "contacts" in names else names[0]])
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, DataError | FileNotFoundError):
-            raise
+    except (DataError, FileNotFoundError):
+        raise
+    except DAMAGED as error:
         raise DataError(f"{path} is not a file of numpy: {error}") from None
 
 
 def _pairs(path: Path, length: int) -> np.ndarray:
     found = np.zeros((length, length), dtype=np.int8)
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -153,8 +159,8 @@ def _pairs(path: Path, length: int) -> np.ndarray:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folder of each split; the folder itself is that of `train` if it has no folder of this name."""
-    named = {split: folder / name for split, names in SPLITS.items() for name in names if (folder / name).is_dir()}
-    return named if "train" in named else {"train": folder}
+    named = {split: folder / name for split, names in SPLIT_NAMES.items() for name in names if (folder / name).is_dir()}
+    return {"train": folder} | named
 
 
 def _of_folder(folder: Path, skip: bool, broken: list[str]) -> ProteinFamilies:
@@ -171,8 +177,8 @@ def _of_folder(folder: Path, skip: bool, broken: list[str]) -> ProteinFamilies:
                 raise DataError(f"{error} (on_error=skip skips such families)") from None
             broken.append(str(error))
             continue
-        for values, value in ((found.msas, msa), (found.contacts, contacts)):
-            values.append(value)
+        found.msas.append(msa)
+        found.contacts.append(contacts)
         found.names.append(_stem(path))
     if not found.names:
         raise DataError(f"{folder}: no alignment has a contact map that can be read")
@@ -180,7 +186,7 @@ def _of_folder(folder: Path, skip: bool, broken: list[str]) -> ProteinFamilies:
 
 
 def _family(path: Path) -> tuple[Tensor, Tensor]:
-    choices: Sequence[Path] = [path.with_name(_stem(path) + suffix) for suffix in MAPS]
+    choices = [path.with_name(_stem(path) + suffix) for suffix in MAPS]
     own = next((choice for choice in choices if choice.is_file()), None)
     if own is None:
         raise DataError(f"{path} has no contact map: expected {' or '.join(choice.name for choice in choices)}")
