@@ -81,6 +81,8 @@ def test_other_errors(tmp_path):
         read_alignment(tmp_path / "cut.a3m.gz")
     with pytest.raises(ValueError, match="no sequences"):
         Alignment.of_rows([])
+    with pytest.raises(ValueError, match="has 2 sequences and 1 names"):
+        Alignment.of_rows(["MK", "M-"], ["a"])
     with pytest.raises(ValueError, match="format is 'msf', expected one of"):
         read_alignment(tmp_path / "a.a3m", format="msf")
     path = write(tmp_path, "odd.a3m", ">q\nMKVA\n>b\nM*VA\n")

@@ -56,13 +56,15 @@ class Alignment:
             unknown: What a character is that is neither a residue nor a gap: an error, or X, any residue.
 
         Raises: ValueError that names the row: for no rows, rows of unequal length, unknown characters, and a query
-            without residues.
+            without residues; and for another number of names than of rows.
         """
         check_choice("unknown", unknown, ("error", "X"))
         names = tuple(names) or tuple(f"row {i}" for i in range(1, len(rows) + 1))
         if not rows:
             raise ValueError(f"{where} has no sequences: expected at least one, the query")
-        for number, (name, row) in enumerate(zip(names, rows, strict=True), 1):
+        if len(names) != len(rows):
+            raise ValueError(f"{where} has {len(rows)} sequences and {len(names)} names: expected a name for each")
+        for number, (name, row) in enumerate(zip(names, rows), 1):
             if len(row) != len(rows[0]):
                 more = f"{abs(len(row) - len(rows[0]))} {'more' if len(row) > len(rows[0]) else 'fewer'}"
                 raise ValueError(f"{where}: sequence {number} ({name}) has {len(row)} columns, {more} than the query "
