@@ -55,7 +55,7 @@ def embed(
         items: A folder, searched recursively; or a list of paths and texts. A string that ends like an image file, an
             audio file or .txt is a path. For a model of proteins also a FASTA file; its records are "FILE#NAME".
         out: A .safetensors or .parquet file. An existing one is updated: unchanged files are not embedded again.
-        modalities: Which of "image", "text", "audio"; default: all that the model has towers for.
+        modalities: Which of "image", "text", "audio", "protein"; default: all that the model takes.
         on_error: For a missing or broken file: "raise" names it (finished work is kept), "skip" omits it and lists it
             in the result's `broken`.
         dtype: "float32", or "float16", "bfloat16" for half the size.
@@ -149,8 +149,8 @@ def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
         kind = file_modality(item)
         if kind is None and (isinstance(item, Path) or not item.strip()):
             raise ValueError(f"{str(item)!r}: expected a text, or the path of an image, an audio file or a .txt file")
-        encoder.need(kind or encoder.strings, str(item))
-        found += stamped(kind, str(item), Path(item)) if kind else [Item(encoder.strings, str(item))]
+        encoder.need(kind or encoder.string_modality, str(item))
+        found += stamped(kind, str(item), Path(item)) if kind else [Item(encoder.string_modality, str(item))]
     return found
 
 

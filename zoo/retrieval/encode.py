@@ -40,7 +40,7 @@ class Encoder:
             raise ValueError("the model has no preprocessing: set model.preprocess, as zoo.predict needs it, too")
 
     @property
-    def strings(self) -> str:
+    def string_modality(self) -> str:
         """The modality of strings that are no paths: "text", or of a model that reads no texts "protein"."""
         return next((kind for kind in self.modalities if MODALITIES[kind].strings), "text")
 

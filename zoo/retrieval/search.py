@@ -150,7 +150,7 @@ def vector_of(query: Any, encoder: Encoder | None, found: Embeddings) -> Tensor:
         return F.normalize(query.detach().float().cpu()[None], dim=-1)
     assert encoder is not None
     kind = item_modality(query)
-    kind = encoder.strings if kind == "text" and isinstance(query, str) else kind
+    kind = encoder.string_modality if kind == "text" and isinstance(query, str) else kind
     encoder.need(kind, f"a query by {kind}")
     if kind == "text" and isinstance(query, Path):
         query = query.read_text(encoding="utf-8")
