@@ -8,8 +8,15 @@ import torch
 
 from zoo.preprocessing.auto import processor_from_dict
 from zoo.preprocessing.modality import MODALITIES, of_file
-from zoo.preprocessing.molecule import BOND_FEATURES, ELEMENTS, MoleculeProcessor, molecule_graph, read_smiles
-from zoo.preprocessing.molecule_display import molecule_html, plot_molecule, read_smiles_file
+from zoo.preprocessing.molecule import (
+    BOND_FEATURES,
+    ELEMENTS,
+    MoleculeProcessor,
+    molecule_graph,
+    read_smiles,
+    read_smiles_file,
+)
+from zoo.preprocessing.molecule_display import molecule_html, plot_molecule
 
 chem = pytest.importorskip("rdkit.Chem", reason="molecules need the extra `molecules`")
 

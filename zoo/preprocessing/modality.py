@@ -25,8 +25,8 @@ from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
 from zoo.preprocessing.graph_display import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.marian import MarianProcessor
-from zoo.preprocessing.molecule import MoleculeProcessor
-from zoo.preprocessing.molecule_display import molecule_html, plot_molecule, read_smiles_file
+from zoo.preprocessing.molecule import MoleculeProcessor, read_smiles_file
+from zoo.preprocessing.molecule_display import molecule_html, plot_molecule
 from zoo.preprocessing.point_cloud import PointCloudProcessor, cloud_html, is_cloud, load_cloud, plot_cloud
 from zoo.preprocessing.protein import ProteinProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor

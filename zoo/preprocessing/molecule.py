@@ -18,6 +18,7 @@ stereo (E, Z; 2). A bond is two edges, one in each direction, in the order of th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +72,20 @@ def read_smiles(smiles: Any, name: str = "") -> Any:
     if molecule is None:
         raise ValueError(f"{shown} is not the SMILES of a molecule: {problem}")
     return molecule
+
+
+def read_smiles_file(item: str | Path) -> str:
+    """A SMILES string as it is, or the one in a file (.smi): its first column.
+
+    Raises: ValueError for a file with several molecules.
+    """
+    if not (isinstance(item, Path) or Path(item).suffix.lower() == ".smi"):
+        return item
+    lines = [line for line in Path(item).read_text("utf-8").splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise ValueError(f"{item} has {len(lines)} molecules: expected a file of one, or a table with a column of "
+                         f"SMILES strings")  # fmt: skip
+    return lines[0].split()[0]
 
 
 def _parse(text: str) -> tuple[Any, str]:
