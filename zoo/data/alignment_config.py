@@ -17,9 +17,9 @@ class ContactMapSettings(ItemDataSettings):
         data_dir: Folder of the files of a dataset with a card; there is none for alignments.
         max_sequences: Maximum number of sequences of an alignment. Of larger ones the query and others at random are
             taken: in training other ones in every epoch.
-        min_separation: Pairs of residues with fewer than this many places between them along the chain are neither
+        min_separation: Pairs of residues that are fewer than this many places apart along the chain are neither
             learned nor scored: their contacts follow from the chain.
-        long_range: Pairs with at least so many places between them are long range, whose precision is logged. For whole
+        long_range: Pairs that are at least so many places apart are long range, whose precision is logged. For whole
             proteins 24 is usual.
         group_by_length: Group families of similar length into the same batch.
     """
