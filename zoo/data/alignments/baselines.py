@@ -8,8 +8,9 @@ of pairs at once by a Potts model, the average product correction removes what a
 import torch
 from torch import Tensor
 
-STATES = 22  # 20 residues, 20 = unknown, 21 = gap
-GAP = 21
+from zoo.preprocessing.alignment import GAP
+
+STATES = GAP + 1  # 20 residues, 20 = unknown, 21 = gap
 
 
 def sequence_weights(msa: Tensor, identity: float = 0.8) -> Tensor:
@@ -44,7 +45,9 @@ def frequencies(msa: Tensor, weights: Tensor, pseudocount: float) -> tuple[Tenso
 
 
 def average_product_correction(scores: Tensor) -> Tensor:
-    """scores [N, N] minus the product of their means by row and column over the mean of all, without the diagonal.
+    """Symmetric scores [N, N] minus the product of their means by row and column over the mean of all.
+
+    The means are those of pairs i, j with i != j.
 
     Dunn et al. 2008, https://doi.org/10.1093/bioinformatics/btm604. The diagonal of the result is 0.
     """

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from zoo.data.synthetic.contact_maps import make_contact_map
-from zoo.preprocessing.fasta import RESIDUES
+from zoo.preprocessing.alignment import GAP
 from zoo.utils.keyed_random import seed_for
 
 TRAIN, VALIDATION, TEST = 2000, 60, 100
 LENGTHS = (28, 40)  # residues of the shortest and the longest family
 DEPTH = 64  # sequences of a family
-GAP = 21
 SHARED = 0.7  # fraction of the variance of couplings that all families have in common
 STRENGTH = 0.6  # standard deviation of the entries of a coupling
 FIELD = 0.7  # standard deviation of the fields of a residue, which conserve it
@@ -169,8 +168,3 @@ def _chunk(n: int, seed: int, depth: int, lengths: tuple[int, int]) -> list[Fami
     states = sample_by_descent(potts_models(maps, generator), depth, generator)
     return [Family(with_gaps(own[:, : len(contacts)], generator), torch.from_numpy(contacts))
             for own, contacts in zip(states, maps)]  # fmt: skip
-
-
-def query_of(msa: Tensor) -> str:
-    """The letters of the query of an alignment [S, N]."""
-    return "".join(RESIDUES[i] for i in msa[0].tolist())
