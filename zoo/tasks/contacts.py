@@ -181,12 +181,11 @@ class ContactTask(Task):
         index = batch.get("index", torch.arange(len(logits)))
         for row, size in enumerate(lengths.tolist()):
             msa, true = real_rows(batch, row)[:, :size].cpu(), batch["contacts"][row, :size, :size].cpu()
-            scores = {"model": logits[row, :size, :size].cpu()}
-            if self.baselines:
-                scores |= {name: method(msa).float() for name, method in BASELINES.items()}
-            for name in [name for name in scores if name != "model"]:
+            untrained = {name: method(msa).float() for name, method in BASELINES.items()} if self.baselines else {}
+            for name, each in untrained.items():
                 metric = self._metric(f"test_{name}", ContactPrecision(self.long_range))
-                metric.update(scores[name][None].to(self.device), true[None].to(self.device))
+                metric.update(each[None].to(self.device), true[None].to(self.device))
+            scores = {"model": logits[row, :size, :size].cpu()} | untrained
             found = {name: tuple(top_precision(each, true, self.long_range).tolist()) for name, each in scores.items()}
             self.tested.append(FamilyPrecision(int(index[row]), size, len(msa), found))
 
