@@ -18,7 +18,7 @@ PACKAGES = ("zoo", "zoo.nn", "zoo.tasks", "zoo.data")
 NOT_RUN = 13  # blocks that are marked so; a new one needs a reason that is as good as theirs
 PARSED = 12
 # whose blocks take 5 to 20 seconds each, in `.ci/full` alone
-LONG_PAGES = ("audio", "checkpoints", "inference", "questions", "vqa")
+LONG_PAGES = ("audio", "checkpoints", "inference", "point_clouds", "questions", "vqa")
 
 
 @pytest.fixture(scope="module")
