@@ -1,6 +1,7 @@
 """The recipe of contact maps from its command line."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from recipe_calls import RESUMED, caller, check_resumed_run, result
 import zoo
 from zoo.data.synthetic.alignments import make_families
 from zoo.preprocessing.alignment import Alignment, letters_of, write_a3m
+from zoo.preprocessing.alignment_processor import AlignmentProcessor
+from zoo.training.recipes.contacts import alignment_model
 from zoo.training.recipes.contacts_config import ContactSettings
 
 call = caller({"contacts": ContactSettings})
@@ -50,6 +53,16 @@ def test_the_whole_way(tmp_path, capsys):
 def test_resume(tmp_path, monkeypatch, folder):
     check_resumed_run(lambda run: call("contacts", run, *TINY, folder, *RESUMED, "task.baselines=false"), tmp_path,
                       monkeypatch)  # fmt: skip
+
+
+def test_a_pretrained_model_keeps_its_processor():
+    """All but the number of sequences, which is an option of the recipe."""
+    model = SimpleNamespace(inputs=("msa",), preprocess=AlignmentProcessor(sampling="first", unknown="X"))
+    run = SimpleNamespace(build_model=lambda head: model, config=ContactSettings())
+    expected = AlignmentProcessor(max_sequences=64, sampling="first", unknown="X")
+    assert alignment_model(run).preprocess == expected
+    model.preprocess = None
+    assert alignment_model(run).preprocess == AlignmentProcessor(max_sequences=64)
 
 
 def test_options_that_do_not_fit(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Contact maps: the model of an alignment, the test families in a table, and maps as a plot."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ PLOTTED = 4
 
 
 def alignment_model(run: Run) -> Model:
-    """The model of the settings, with a processor that takes `max_sequences=` of an alignment.
+    """The model of the settings, with its processor, or a new one, that takes `max_sequences=` of an alignment.
 
     Raises: SettingsError for a model of other inputs.
     """
@@ -37,7 +38,8 @@ def alignment_model(run: Run) -> Model:
     if model.inputs[0] != "msa":
         raise SettingsError(f"{run.model_name} is a {model.family} model: expected a model of alignments, such as "
                             f"evoformer_nano")  # fmt: skip
-    model.preprocess = AlignmentProcessor(max_sequences=run.config.data.max_sequences)
+    processor = model.preprocess or AlignmentProcessor()
+    model.preprocess = replace(processor, max_sequences=run.config.data.max_sequences)
     return model
 
 
