@@ -2,13 +2,17 @@
 
 import io
 import re
-import subprocess
+import runpy
 import sys
 import tokenize
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+import zoo.cli.main
 
 ROOT = Path(__file__).parents[1]
 # Tables of old names, each beside the new one.
@@ -74,12 +78,15 @@ KEPT = {
 }
 
 
-def found(text: str, *, sentence: bool) -> Iterator[str]:
+@cache
+def found(text: str, *, sentence: bool) -> tuple[str, ...]:
+    """What a text has of these words; names come again and again, so each is looked at once."""
     text = ALLOWED.sub("", text)
-    for pattern, word in WHOLE + (SAID if sentence else []):
-        for match in pattern.finditer(text):
-            near = text[max(0, match.start() - 30) : match.end() + 30].replace("\n", " ")
-            yield f"{match[0]!r} (say: {word}) in ...{near}..."
+    return tuple(
+        f"{match[0]!r} (say: {word}) in ...{text[max(0, match.start() - 30) : match.end() + 30]}...".replace("\n", " ")
+        for pattern, word in WHOLE + (SAID if sentence else [])
+        for match in pattern.finditer(text)
+    )
 
 
 def parts(path: Path) -> Iterator[tuple[int, str, bool]]:
@@ -92,27 +99,38 @@ def parts(path: Path) -> Iterator[tuple[int, str, bool]]:
             yield token.start[0], kept.sub("", token.string), True
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_code_speaks_the_language_of_the_field(path: Path) -> None:
-    wrong = [f"{path.relative_to(ROOT)}:{line}: {hit}" for line, text, is_text in parts(path)
+def test_code_speaks_the_language_of_the_field() -> None:
+    wrong = [f"{path.relative_to(ROOT)}:{line}: {hit}" for path in CODE for line, text, is_text in parts(path)
              for hit in found(text, sentence=is_text)]  # fmt: skip
     assert not wrong, "\n".join(wrong[:40])
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_texts_speak_the_language_of_the_field(path: Path) -> None:
-    wrong = [hit for line in path.read_text().splitlines() for hit in found(line, sentence=True)]
+def test_texts_speak_the_language_of_the_field() -> None:
+    wrong = [f"{path.relative_to(ROOT)}: {hit}" for path in TEXTS for line in path.read_text().splitlines()
+             for hit in found(line, sentence=True)]  # fmt: skip
     assert not wrong, "\n".join(wrong[:40])
 
 
-HELP = [["-m", "zoo.cli.main", "--help"], *(
-    ["-m", "zoo.cli.main", name, "--help"]
-    for name in ("list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify",
-                 "timeline", "transcribe")
-), *([str(path), "--help"] for path in sorted((ROOT / "recipes").glob("*.py")))]  # fmt: skip
+COMMANDS = ("", "list", "info", "predict", "generate", "embed", "search", "classify", "compare", "export", "verify",
+            "timeline", "transcribe")  # fmt: skip
 
 
-@pytest.mark.parametrize("words", HELP, ids=lambda words: " ".join(words[-2:]).rpartition("/")[2])
-def test_help_speaks_the_language_of_the_field(words: list[str]) -> None:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 0 and not list(found(done.stdout, sentence=True)), list(found(done.stdout, sentence=True))
+def help_of(*words: str) -> str:
+    """What `zoo words --help` prints, or a script where the first word is its path."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", [words[0], *words[1:], "--help"])
+        if words[0] == "zoo":
+            raise SystemExit(zoo.cli.main.main())
+        runpy.run_path(words[0], run_name="__main__")
+    assert not end.value.code, f"{words}: {end.value.code}"
+    return printed.getvalue()
+
+
+def test_help_speaks_the_language_of_the_field() -> None:
+    commands = [("zoo", *name.split()) for name in COMMANDS]
+    commands += [(str(path),) for path in sorted((ROOT / "recipes").glob("*.py"))]
+    printed = {words: help_of(*words) for words in commands}
+    assert not [words for words, text in printed.items() if len(text) < 200]
+    wrong = [f"{' '.join(words)}: {hit}" for words, text in printed.items() for hit in found(text, sentence=True)]
+    assert not wrong, "\n".join(wrong[:40])
