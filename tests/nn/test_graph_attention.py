@@ -90,7 +90,7 @@ def test_layers_of_torch_geometric(version: str, edge_dim: int | None) -> None:
     attributes = (
         None if edge_dim is None else torch.randn(edges.shape[1], edge_dim, dtype=torch.float64, generator=generator)
     )
-    theirs = layer(x, edges, attributes)
+    theirs, (their_edges, their_weights) = layer(x, edges, attributes, return_attention_weights=True)
 
     def heads(y: Tensor) -> Tensor:
         return y.view(1, -1, 4, 5).transpose(1, 2)
@@ -107,6 +107,9 @@ def test_layers_of_torch_geometric(version: str, edge_dim: int | None) -> None:
     keys = None if attributes is None else layer.lin_edge(mask.align(attributes)).view(-1, 4, 5)
     ours = core(q, k, k, mask) if keys is None else core.with_edge_features(q, k, k, mask, keys)
     assert (ours.transpose(1, 2).reshape(NODES, 20) + layer.bias - theirs).abs().max() <= 1e-10
+    weights, order = core.weights_of_edges(q, k, mask, None, keys), (their_edges[1] * NODES + their_edges[0]).argsort()
+    assert torch.equal(mask.edge_index, their_edges[:, order])
+    assert (weights - their_weights[order]).abs().max() <= 1e-12
 
 
 def test_attention_over_edges_is_initialized_by_the_seed() -> None:

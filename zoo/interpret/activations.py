@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.interpret.core_calls import CoreCalls, InputCalls, MapCalls, by_head, map_edits
+from zoo.interpret.edge_weights import EdgeWeights
 from zoo.interpret.hooks import Layout, attached, check_indices, recomputing, replaced_method
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
@@ -55,10 +56,12 @@ class Recorder:
         if recomputing():
             return
         value: Any = self.value(output)
-        if self.reduce is not None:
-            value = self.reduce(value)
-            value = own_memory(value) if isinstance(value, Tensor) else value  # a part of a map would keep all of it
-        self.captured.store(self.name, value)
+        self.captured.store(self.name, value if self.reduce is None else self.reduced(value, self.reduce))
+
+    def reduced(self, value: Any, reduce: Callable[[Tensor], Any]) -> Any:
+        """What `reduce` makes of the activations."""
+        found = reduce(value)
+        return own_memory(found) if isinstance(found, Tensor) else found  # a part of a map would keep all of it
 
     def value(self, output: Tensor) -> Tensor:
         """The activations of a module that returned `output` [B, N, D], or [1, T, D] without padding."""
@@ -119,16 +122,23 @@ class CallsRecorder(Recorder):
 
 
 class MapRecorder(CallsRecorder):
-    """The attention maps of an attention module."""
+    """The attention maps of an attention module, or the weights of edges, see `MapCalls`."""
 
-    def __init__(self, name: str, module: Attention, layout: Layout, *rest: Any) -> None:
+    def __init__(self, name: str, module: Attention, layout: Layout, *rest: Any, edges: bool | None = None) -> None:
         super().__init__(name, module, layout, *rest)
-        self.calls = self.maps = MapCalls(name, module, layout, self.rows, self.heads)
+        self.calls = self.maps = MapCalls(name, module, layout, self.rows, self.heads, edges=edges)
 
-    def value(self, output: Tensor) -> Tensor:
-        found, self.maps.map = self.maps.found().detach(), None
+    def value(self, output: Tensor) -> Any:
+        found, self.maps.map = self.maps.found(), None
         edits = map_edits(self.module)
-        return self.select(edits[-1].edited.detach()) if edits else found
+        if isinstance(found, EdgeWeights):
+            return found.read(self.select(edits[-1].edited.detach())) if edits else found
+        return self.select(edits[-1].edited.detach()) if edits else found.detach()
+
+    def reduced(self, value: Any, reduce: Callable[[Tensor], Any]) -> Any:
+        if isinstance(value, EdgeWeights):
+            return value._replace(weights=super().reduced(value.weights, reduce))
+        return super().reduced(value, reduce)
 
 
 class InputRecorder(CallsRecorder):
@@ -144,10 +154,12 @@ class InputRecorder(CallsRecorder):
         return self.select(found)
 
 
-def recorder_of(what: str, name: str, module: nn.Module, layout: Layout, *rest: Any) -> Recorder:
+def recorder_of(
+    what: str, name: str, module: nn.Module, layout: Layout, *rest: Any, edges: bool | None = None
+) -> Recorder:
     """The recorder for `what` of `zoo.capture`."""
     if what == "attention":
-        return MapRecorder(name, module, layout, *rest)  # type: ignore[arg-type]
+        return MapRecorder(name, module, layout, *rest, edges=edges)  # type: ignore[arg-type]
     if what in ("q", "k", "v"):
         return InputRecorder(what, name, module, layout, *rest)  # type: ignore[arg-type]
     if what == "head_output":

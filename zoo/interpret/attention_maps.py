@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from zoo.interpret.activations import Activations
+from zoo.interpret.edge_weights import EdgeWeights
 
 
 class AttentionMaps(Activations):
-    """Maps by the names of their layers: [B, H, N, M], or a list of them for a layer that runs several times.
+    """Maps by the names of their layers: [B, H, N, M] (or `EdgeWeights`, see `zoo.capture`), or a list of them for a
+    layer that runs several times.
 
     missing: {name: class} of the selected layers that have no attention weights.
     """
@@ -40,6 +42,9 @@ def rollout(maps: Mapping[str, Tensor] | Sequence[Tensor], residual: float = 0.5
         raise ValueError("no maps given: rollout needs the maps of all layers")
     if not 0 <= residual < 1:
         raise ValueError(f"residual={residual}: expected a fraction of at least 0 and less than 1")
+    if any(isinstance(w, EdgeWeights) for w in layers):
+        raise ValueError("rollout multiplies maps of all pairs, given weights of edges: expected those of "
+                         "zoo.capture(model, edges=False), of a graph of up to 8,192 nodes")  # fmt: skip
     square = all(isinstance(w, Tensor) and w.ndim == 4 and w.shape[2] == w.shape[3] for w in layers)
     if not square or len({(w.shape[0], w.shape[2]) for w in layers}) > 1:
         raise ValueError(
@@ -73,11 +78,14 @@ def check_one_stack(maps: Mapping[str, Tensor] | Sequence[Tensor]) -> None:
         )
 
 
-def entropy(weights: Tensor) -> Tensor:
+def entropy(weights: Tensor | EdgeWeights) -> Tensor:
     """Entropy in nats of each head's attention, [B, H, N, M] -> [B, H]: 0 for one key, log M for uniform weights.
 
-    Mean over queries, without those that attend to nothing (padding).
+    Mean over queries, without those that attend to nothing (padding). Of the weights of edges [E, H] it is [1, H].
     """
+    if isinstance(weights, EdgeWeights):
+        target = weights.edge_index[1]
+        return torch.special.entr(weights.weights).sum(0)[None] / max(1, len(target.unique()))
     if (weights < 0).any():
         raise ValueError("some weights are negative (random features can estimate such): they have no entropy")
     return mean_over_queries(torch.special.entr(weights).sum(-1), weights)

@@ -35,6 +35,7 @@ def capture(
     rows: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
+    edges: bool | None = None,
 ) -> Iterator[Activations]:
     """Context that captures the attention maps of a model, or other activations: {name of a module: tensor}.
 
@@ -57,15 +58,19 @@ def capture(
     attention weights (or without heads) that a wildcard matches are left out; `missing` of the result names them.
     rows, heads: rows of the batch and heads to capture, selected before maps are computed; None for all.
     reduce: applied to each tensor as soon as it is computed, e.g. `lambda w: w.mean(1)`; its result is stored instead.
+    edges: of models of graphs. True: instead of maps of all pairs, `EdgeWeights`, the edges [2, E] and their weights
+    [E, H], to which `reduce` is applied. None: where a graph has more than 8,192 nodes. False: maps of all pairs.
 
     Only what the thread that opened the context computes is recorded, so a server may capture one request while others
-    run. Raises ValueError for a layer, row or head that does not exist, for heads of what has none, and for a layer
-    without attention weights that is named, or if there is no other.
+    run. Raises ValueError for a layer, row or head that does not exist, for heads of what has none, for a layer without
+    attention weights that is named, or if there is no other, and for edges=True of a layer whose mask is no graph.
     """
     check_model(model)
     if not (reduce is None or callable(reduce)):
         raise ValueError(f"reduce={reduce!r}: expected a function of a map, such as lambda w: w.mean(1)")
     check_what(what)
+    if edges is not None and what != "attention":
+        raise ValueError(f"edges={edges!r}: what={what!r} has no weights of edges; what='attention' has")
     if what in ("mixer", "mlp", "residual") and heads is not None:
         raise ValueError(f"heads={heads!r}: what={what!r} has no heads; what='head_output' has")
     inner = unwrap(model)
@@ -77,5 +82,6 @@ def capture(
         stack.enter_context(eager_mode())
         stack.enter_context(layout.attach(inner, [name for name, _ in selected.found]))
         for name, module in selected.found:
-            stack.enter_context(recorder_of(what, name, module, layout, captured, *choice, reduce).attach())
+            recorder = recorder_of(what, name, module, layout, captured, *choice, reduce, edges=edges)
+            stack.enter_context(recorder.attach())
         yield captured

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.interpret.edge_weights import compute_edge_weights, graph_in, the_row
 from zoo.interpret.hooks import Layout, attached, check_indices, recomputing, replaced_method
 from zoo.interpret.selected_maps import EXTRA, NOTHING, compute_maps, in_rectangle, zero_padded
 from zoo.nn.attention import Attention
 from zoo.nn.core import Core
+from zoo.nn.graph_mask import GraphMask
 from zoo.nn.kv_cache import LayerState, LinearAttentionState, State
 from zoo.nn.masks import MaskView, PaddingMask
 from zoo.nn.padding import Groups
@@ -80,7 +82,8 @@ class MapCalls(CoreCalls):
     """The attention map of one attention module: `map` [rows, heads, N, M] after its core was called.
 
     rows, heads: which ones, None for all. recomputed: for edits; the map then has gradients. visible: the weights for
-    queries and keys of zeros instead, which are not zero where a query may attend.
+    queries and keys of zeros instead, which are not zero where a query may attend. edges: whether `map` is of the edges
+    of a graph alone; None: of a graph that is too large for a matrix of all pairs.
     """
 
     def __init__(
@@ -93,10 +96,12 @@ class MapCalls(CoreCalls):
         *,
         recomputed: bool = False,
         visible: bool = False,
+        edges: bool | None = False,
     ) -> None:
         super().__init__(name, attention, layout)
         self.rows, self.heads, self.recomputed, self.visible = rows, heads, recomputed, visible
-        self.map: Tensor | None = None
+        self.edges = edges
+        self.map: Any = None  # a tensor, or EdgeWeights
         self.seen_keys: Any = weakref.WeakKeyDictionary()
         self.run = self.start = 0  # for packed rows: next run of rows of equal length, its first token
 
@@ -151,6 +156,10 @@ class MapCalls(CoreCalls):
             q, k, bias = torch.zeros_like(q), torch.zeros_like(k), None
         if groups is None:
             rows = check_indices(self.rows, q.shape[0], "rows", self.name)
+            if graph := self.graph_of_edges(mask, q, k):
+                row = the_row(rows, q.shape[0], self.name)
+                self.map = compute_edge_weights(core, q, k, mask, bias, row, heads, extra, graph)
+                return
             maps = compute_maps(core, q, k, mask, bias, rows, heads, extra, grad=self.recomputed)
             if isinstance(self.cache, WindowCache):  # dropped keys have the weight 0
                 maps = self.cache.with_dropped(maps, rows)
@@ -170,6 +179,20 @@ class MapCalls(CoreCalls):
             where = columns[list(local)]
             self.map[at, :, where[:, :, None], where[:, None, :]] = weights.permute(0, 2, 3, 1).to(self.map.dtype)
 
+    def graph_of_edges(self, mask: Any, q: Tensor, k: Tensor) -> GraphMask | None:
+        """The graph if `map` is of its edges alone. Raises ValueError for edges=True without a graph, and for a map of
+        all pairs that would be too large."""
+        graph = graph_in(mask, q, k)
+        if self.edges and graph is None:
+            raise ValueError(
+                f"edges=True: {self.name} does not attend along the edges of a graph (zoo.nn.GraphMask): omit edges="
+            )
+        if self.edges is False and graph is not None and graph.is_large:
+            advice = "edit its head outputs" if self.recomputed else "use zoo.capture(model, edges=True)"
+            raise ValueError(f"{self.name}: the graph has {graph.nodes:,} nodes, too many for a map of all pairs: "
+                             f"{advice}")  # fmt: skip
+        return graph if self.edges or (self.edges is None and graph is not None and graph.is_large) else None
+
     def next_run(self, groups: Groups) -> tuple[list[int], Tensor]:
         """The next run of packed rows of equal length: (their rows in the batch, positions of their tokens [b, n])."""
         count, length = groups.sizes[self.run]
@@ -178,7 +201,7 @@ class MapCalls(CoreCalls):
         self.run, self.start = self.run + 1, self.start + count * length
         return (index[:, 0] // tokens).tolist(), index % tokens
 
-    def found(self) -> Tensor:
+    def found(self) -> Any:
         """The map. Raises ValueError for a core that was not called."""
         if self.map is None:
             core = type(self.attention.core).__name__

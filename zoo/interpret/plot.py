@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.interpret.attention_maps import AttentionMaps, rollout
 from zoo.interpret.capture import capture
+from zoo.interpret.edge_weights import EdgeWeights
 from zoo.interpret.hooks import unwrap
 from zoo.preprocessing import image_io
 from zoo.utils.files import write_atomic
@@ -174,6 +175,9 @@ def by_head(name: str, weights: Any) -> Tensor:
     """[B, H, N, M], float32 on the CPU."""
     if isinstance(weights, list):
         raise ValueError(f"{name} has {len(weights)} maps, one per call of the model: give one of them")
+    if isinstance(weights, EdgeWeights):
+        raise ValueError(f"{name} has weights of edges: expected maps of all pairs, as of zoo.capture(model, "
+                         "edges=False), or zoo.interpret.plot_graph.plot_graph_attention")  # fmt: skip
     if weights.ndim not in (3, 4):
         raise ValueError(f"{name or 'the map'} is {list(weights.shape)}; expected [B, H, N, M] or [B, N, M]")
     return (weights if weights.ndim == 4 else weights[:, None]).detach().float().cpu()

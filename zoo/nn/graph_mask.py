@@ -93,9 +93,14 @@ class GraphMask(Mask):
         pairs = torch.zeros(self.nodes * self.nodes, dtype=torch.bool, device=self.codes.device)
         return pairs.index_fill_(0, self.codes, True).view(1, 1, self.nodes, self.nodes)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether there is no matrix of all pairs, because it would be too large."""
+        return self.nodes * self.nodes > DENSE_ENTRIES
+
     def check_dense(self) -> None:
         """Raise ValueError for a graph whose matrix of all pairs would be too large."""
-        if self.nodes * self.nodes > DENSE_ENTRIES:
+        if self.is_large:
             limit = int(DENSE_ENTRIES**0.5)
             raise ValueError(
                 f"the graph has {self.nodes:,} nodes, and the attention over its edges would need a matrix of all "
