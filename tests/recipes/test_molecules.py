@@ -45,7 +45,7 @@ def test_logp_of_unseen_scaffolds_the_whole_way(tmp_path: Path, capsys: pytest.C
     assert atoms.shape == (11,) and bonds.shape == (11,) and float(atoms.min()) > 0
     plot_molecule_attention(model, SMILES[-1], layer="blocks.0.mixer", head=1, path=tmp_path / "attention.png")
     assert (tmp_path / "attention.png").stat().st_size > 5000
-    with pytest.raises(ValueError, match=r"expected one of blocks\.0\.mixer"):
+    with pytest.raises(ValueError, match=r"no attention layer is named 'blocks\.1\.mixer'"):
         molecule_attention(model, "CCO", layer="blocks.1.mixer")
 
 

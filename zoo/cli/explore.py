@@ -32,8 +32,10 @@ def add_command(command: Callable[..., Any]) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="show the first tokens of a long text, or times of a long clip; the model reads all of them",
+        help="show the first tokens of a long text, times of a long clip, or nodes of a large graph (those nearest to "
+        "that of --around); the model reads all of them",
     )
+    new.add_argument("--around", metavar="NODE", help="the node of a graph, by its name, around which others are shown")
     new.add_argument(
         "--roles",
         action="store_true",

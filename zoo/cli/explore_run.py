@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     names = short_names(sources)
     page = explore(
         models, inputs, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
+        around=args.around,
         names=names, roles=[roles_of(model, inputs) for model in models] if args.roles else None,
         faithfulness=measured(models, names, inputs) if args.faithfulness else None,
     )  # fmt: skip

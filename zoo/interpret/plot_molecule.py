@@ -11,19 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.interpret.capture import capture
 from zoo.interpret.plot import save_figure
-from zoo.models.eval_mode import eval_mode
-from zoo.nn.lengths import place
+from zoo.interpret.plot_graph import COLORS, along, edge_attention, received
 from zoo.preprocessing.molecule import MoleculeProcessor, load_rdkit, read_smiles
-from zoo.utils.errors import did_you_mean
 from zoo.utils.plotting import make_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 5.4, 4.2  # inches
-COLORS = "YlOrRd"
 
 
 def molecule_attention(
@@ -46,17 +42,10 @@ def molecule_attention(
     if not isinstance(model.preprocess, MoleculeProcessor):
         raise ValueError(f"{type(model).__name__} does not take molecules, so there is nothing to plot: expected a "
                          f"model whose preprocess is a MoleculeProcessor")  # fmt: skip
-    batch = place(model.preprocess(smiles), model.inputs, next(model.parameters()))
-    heads = None if head is None else [head]
-    with eval_mode(model), torch.no_grad(), capture(model, heads=heads) as maps:
-        model(**batch)
-    if layer is not None and layer not in maps:
-        raise ValueError(f"layer={layer!r}: expected one of {', '.join(maps)}{did_you_mean(layer, maps)}")
-    chosen = [maps[layer]] if layer is not None else list(maps.values())
-    weights = torch.stack([each[0].float().mean(0).cpu() for each in chosen]).mean(0)  # queries, keys
-    weights = weights - weights.diag().diag()
-    source, target = batch["edge_index"].cpu()
-    return weights.sum(0), (weights[target, source][0::2] + weights[target, source][1::2]) / 2
+    batch = model.preprocess(smiles)
+    atoms = len(batch["node_features"])
+    found = edge_attention(model, batch, layer=layer, head=head)
+    return received(found, atoms), along(found, batch["edge_index"][:, ::2], atoms)  # a bond is two edges
 
 
 def plot_molecule_attention(

@@ -1,6 +1,7 @@
 """Plots of graphs: places of the nodes, and the graph in HTML and with matplotlib."""
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,37 @@ def layout(nodes: int, edges: Tensor) -> Tensor:
     places = torch.tensor([[*map(float, found[i])] for i in range(nodes)])
     low, high = places.amin(0), places.amax(0)
     return (places - low) / (high - low).clamp(min=1e-9)
+
+
+def node_number(names: Sequence[str], node: int | str) -> int:
+    """The number of a node that is given by its name or its number. Raises ValueError for one that is not there."""
+    number = names.index(node) if node in names else node
+    if type(number) is not int or not 0 <= number < len(names):
+        raise ValueError(f"around={node!r}: expected the name or the number of a node, such as {names[0]!r}; the graph "
+                         f"has {len(names):,} nodes")  # fmt: skip
+    return number
+
+
+def nearest_nodes(edges: Tensor, nodes: int, center: int, count: int) -> Tensor:
+    """Numbers of the `count` nodes the fewest edges away from a node, which comes first; int64 [count].
+
+    edges: int64 [2, E], in either direction. Nodes without a path to the center come last, in the order of their
+    numbers.
+    """
+    source, target = edges
+    steps = torch.full((nodes,), nodes)
+    last = torch.zeros(nodes, dtype=torch.bool)
+    steps[center], last[center], found = 0, True, 1
+    for step in range(1, nodes):
+        reached = torch.zeros(nodes, dtype=torch.bool)
+        reached[source[last[target]]] = True
+        reached[target[last[source]]] = True
+        last = reached & (steps == nodes)
+        steps[last] = step
+        found += int(last.sum())
+        if found >= count or not last.any():
+            break
+    return steps.sort(stable=True).indices[:count]
 
 
 def shown_part(item: Any) -> tuple[Graph, Tensor, Tensor]:

@@ -342,7 +342,38 @@ def test_nodes_of_a_graph_have_places_names_and_edges() -> None:
     (part,) = found["positions"][0]
     assert part["texts"] == ["ann", "bob", "cy", "dan"] and part["edges"] == [[0, 1], [0, 2], [1, 2], [2, 3]]
     assert len(part["places"]) == 4 and all(0 <= x <= 1 for place in part["places"] for x in place)
-    assert [group["name"] for group in found["groups"]] == ["self-attention", "head.mixer"]
+    assert [(group["name"], group["queries"]) for group in found["groups"]] == [
+        ("self-attention", 0),
+        ("head.mixer", 0),
+    ]
+
+
+def test_a_part_of_a_large_graph_around_a_node() -> None:
+    nodes = 9000
+    ring = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
+    features = torch.randn(nodes, 4, generator=torch.Generator().manual_seed(0))
+    graph = zoo.Graph(features, torch.cat([ring, ring.flip(0)], 1))
+    model = zoo.create_model("gat_small", seed=0, depth=1, in_features=4, num_classes=2).eval()
+    model.preprocess = GraphProcessor(in_features=4)
+    page = zoo.explore(model, graph, around="5", max_tokens=4)
+    (part,) = description(page)["models"][0]["positions"][0]
+    assert part["texts"] == ["5", "4", "6", "3"] and part["edges"] == [[0, 1], [0, 2], [1, 3]]
+    with zoo.capture(model, layers=0, edges=True) as maps, torch.no_grad():
+        model(**model.preprocess(graph))
+    edge_index, weights = maps["blocks.0.mixer"]
+    found = description(page)["models"][0]["groups"][0]["layers"][0]
+    kept = SimpleNamespace(**dict(zip(("heads", "queries", "keys", "kept"), found["shape"])),
+                           data=zlib.compress(block(page, found["block"])), scale=1.0, signed=False)  # fmt: skip
+    shown, rest, _ = decoded(kept)
+    for query, node in enumerate((5, 4, 6, 3)):
+        own = {source: weights[edge] for edge, (source, target) in enumerate(edge_index.T.tolist()) if target == node}
+        seen = torch.stack([own.pop(key, torch.zeros(8)) for key in (5, 4, 6, 3)], 1)
+        assert torch.allclose(shown[:, query], seen.double(), atol=1 / 255)
+        assert torch.allclose(rest[:, query], sum(own.values(), torch.zeros(8)).double(), atol=0.01)
+    with pytest.raises(ValueError, match=r"9,000 positions in self-attention.*nearest to that of around="):
+        zoo.explore(model, graph)
+    with pytest.raises(ValueError, match="around='x': expected the name or the number of a node, such as '0'"):
+        zoo.explore(model, graph, around="x", max_tokens=4)
 
 
 def test_points_of_a_cloud_and_the_induced_points_that_they_attend_to() -> None:

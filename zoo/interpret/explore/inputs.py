@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,16 @@ class PreparedInputs:
     batch: dict[str, Tensor]
     positions: dict[str, Positions] = field(default_factory=dict)
     title: str = ""
+
+    def around(self, node: int | str | None, count: int | None) -> "PreparedInputs":
+        """Of a graph, the `count` nodes nearest to a node. Raises ValueError without a graph or such a node."""
+        graphs = {name: own.nodes for name, own in self.positions.items() if own.nodes}
+        if node is not None and not graphs:
+            raise ValueError(f"around={node!r} is a node of a graph, and the model takes other inputs: omit it")
+        centered = {name: own if node is None else own.around(node) for name, own in graphs.items()}
+        return replace(self, positions=self.positions | {
+            name: Positions((nodes,)).first(count) for name, nodes in centered.items()
+        })  # fmt: skip
 
 
 def prepare(model: Any, inputs: Any) -> PreparedInputs:

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.interpret.attention_maps import entropy
 from zoo.interpret.capture import as_list, capture
+from zoo.interpret.edge_weights import EdgeWeights
 from zoo.interpret.explore.inputs import PreparedInputs
 from zoo.interpret.explore.positions import Positions, numbered
 from zoo.interpret.explore.strongest import KEYS, Reduction, StrongestKeys
@@ -73,8 +75,8 @@ def captured(
         found = []
         for group, modules in groups.values():
             names = [name for name, _ in modules]
-            reduce: Any = partial(reduce_map, group)
-            maps = stack.enter_context(capture(model, layers=names, rows=0, heads=heads, reduce=reduce))
+            how: dict[str, Any] = {"edges": True} if group.queries.nodes else {"reduce": partial(reduce_map, group)}
+            maps = stack.enter_context(capture(model, layers=names, rows=0, heads=heads, **how))
             found.append((group, modules, maps))
         output = model(**batch)
     made = []
@@ -82,6 +84,8 @@ def captured(
         for name, module in modules:
             if name in maps:
                 kept = maps[name][-1] if isinstance(maps[name], list) else maps[name]
+                if isinstance(kept, EdgeWeights):
+                    kept = reduce_edges(group, kept)
                 group.layers.append(LayerMaps(name, number_of(name), head_numbers(module, heads), kept))
         if group.layers:
             made.append(fitted(group))
@@ -116,7 +120,10 @@ def make_group(tower: str, part: str, prepared: PreparedInputs, max_tokens: int 
         return MapGroup(f"{side} to {name or 'other states'}", own, keys, False)
     name = part.partition(".")[0]  # attention pooling, such as image.head.mixer, or to induced points
     keys = prepared.positions.get("encoder" if name == "pooler" else name, prepared.positions.get("", unknown))
-    return MapGroup(part, unknown, keys.first(max_tokens), False)
+    keys = keys.first(max_tokens)
+    if keys.nodes:  # an output layer along the edges of the graph
+        return MapGroup(part, keys, keys, True)
+    return MapGroup(part, unknown, keys, False)
 
 
 def reduce_map(group: MapGroup, weights: Tensor) -> StrongestKeys:
@@ -126,6 +133,22 @@ def reduce_map(group: MapGroup, weights: Tensor) -> StrongestKeys:
     known = group.same and queries is not None and keys is not None
     grid, prefix = group.queries.geometry() if known else (None, 0)
     return Reduction(queries, keys, group.same and counts[0] == counts[1], grid, prefix)(weights)
+
+
+def reduce_edges(group: MapGroup, found: EdgeWeights) -> StrongestKeys:
+    """What `reduce_map` gives, from the weights of edges: those of nodes that are not shown count as the rest."""
+    nodes = group.queries.nodes
+    assert nodes is not None
+    count = len(nodes)
+    number = torch.full((len(nodes.texts),), count)
+    number[nodes.shown] = torch.arange(count)
+    source, target = number[found.edge_index.cpu()]
+    weights = found.weights.float().cpu()
+    pairs = torch.zeros(weights.shape[1], count + 1, count + 1)  # the last row and column: all that are not shown
+    for head, of_head in zip(pairs, weights.T, strict=True):
+        head.index_put_((target, source), of_head, accumulate=True)
+    kept = Reduction(count, count)(pairs[None])
+    return replace(kept, entropy=entropy(found)[0].tolist())  # of all edges
 
 
 def fitted(group: MapGroup) -> MapGroup:
@@ -150,7 +173,8 @@ def check_size(groups: Sequence[tuple[MapGroup, Sequence[tuple[str, Any]]]], hea
             if len(side) > MAX_POSITIONS:
                 raise ValueError(
                     f"the input has {len(side):,} positions in {group.name}, and a page shows at most "
-                    f"{MAX_POSITIONS:,}: choose max_tokens= (--max-tokens) for the first of them, or a shorter input"
+                    f"{MAX_POSITIONS:,}: choose max_tokens= (--max-tokens) for the first of them, of a graph for the "
+                    "nodes nearest to that of around= (--around), or a shorter input"
                 )
         for _, module in modules:
             kept = min(KEYS, len(group.keys))

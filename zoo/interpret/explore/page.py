@@ -42,6 +42,7 @@ def explore(
     layers: Layers = "*",
     heads: int | Sequence[int] | None = None,
     max_tokens: int | None = None,
+    around: int | str | None = None,
     names: str | Sequence[str] | None = None,
     roles: Any = None,
     faithfulness: Any = None,
@@ -63,7 +64,8 @@ def explore(
             without it the one that the model writes.
         layers, heads: As in `zoo.capture`.
         max_tokens: The page shows the first so many tokens of a text, or times of a clip; what they give to later ones
-            counts as the rest. The model reads all of them.
+            counts as the rest. The model reads all of them. Of a graph, the so many nodes nearest to `around`.
+        around: The name or the number of a node; default: the first one.
         names: Of the models on the page. Default: of their variants or classes.
         roles: The result of `zoo.head_roles`, or {(layer, head): role}, where layer is the number of a block or the
             name of an attention module; a list has one for each model.
@@ -84,7 +86,7 @@ def explore(
             raise ValueError(f"{option}= has {len(values)} entries for {len(several)} models: expected one for each")
     page = PageData()
     described = [
-        page.model(unwrap(model), inputs, title, layers, heads, max_tokens, roles_by_head(found))
+        page.model(unwrap(model), inputs, title, layers, heads, max_tokens, around, roles_by_head(found))
         for model, title, found in zip(several, titles, of_models)
     ]
     description = {"keys": KEYS, "models": [each for each, _ in described], "faithfulness": table_of(faithfulness)}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.interpret.explore.inputs import prepare
 from zoo.interpret.explore.maps import LayerMaps, MapGroup, captured, number_of
-from zoo.interpret.explore.positions import Part, Places, Positions, Tokens
+from zoo.interpret.explore.positions import Nodes, Part, Places, Positions, Tokens
 from zoo.interpret.explore.strongest import KEYS
 from zoo.interpret.plot import prediction_titles, rgb
 from zoo.interpret.select_layers import Layers, find_layers, shorten
@@ -54,6 +54,7 @@ class PageData:
         layers: Layers,
         heads: Any,
         max_tokens: int | None,
+        around: int | str | None,
         roles: Roles,
     ) -> tuple[dict[str, Any], str]:
         """(the description of one model, the title of the inputs)."""
@@ -62,7 +63,7 @@ class PageData:
         if not hasattr(model, "preprocess"):
             raise ValueError(f"expected a zoo.Model, given a {type(model).__name__}: zoo.load loads one from a folder")
         check_roles(roles, model)
-        prepared = prepare(model, inputs)
+        prepared = prepare(model, inputs).around(around, max_tokens)
         groups, missing, output = captured(model, prepared, layers, heads, max_tokens)
         sides: list[Positions] = []
         values = [self.group(group, sides, roles) for group in groups]
@@ -158,6 +159,8 @@ def part_values(part: Part) -> dict[str, Any]:
     """The description of a part of the positions."""
     if isinstance(part, Tokens):
         return {"kind": "tokens", "texts": list(part.texts)}
+    if isinstance(part, Nodes):
+        part = part.places
     if isinstance(part, Places):
         return {
             "kind": "places",

@@ -224,7 +224,7 @@ class Panel {
     scale.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
     const shown = active && active.side === "queries" ? `the rest of this query: ${percent(this.map.rest[active.index])}` : "";
     const notes = [shown, this.layer.signed ? "negative weights are shown by their size" : "",
-      this.group.cut ? "what later positions receive counts as the rest" : ""].filter(Boolean).join("; ");
+      this.group.cut ? "what positions that are not shown receive counts as the rest" : ""].filter(Boolean).join("; ");
     this.legend.replaceChildren("0 ", scale, ` ${percent(most)} (by square root)${notes ? `; ${notes}` : ""}`);
   }
 

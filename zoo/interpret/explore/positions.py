@@ -4,13 +4,14 @@ graph."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
-from zoo.preprocessing.graph_display import layout
+from zoo.preprocessing.graph_display import layout, nearest_nodes, node_number
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Positions that are places on a plane: nodes of a graph, atoms of a molecule, points of a cloud.
+    """Positions that are places on a plane, such as the points of a cloud.
 
     Attributes:
         texts: Names of the places.
@@ -87,7 +88,46 @@ class Places:
         return Places(self.texts[:count], self.places[:count], edges)
 
 
-Part = Tokens | Patches | Places
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Positions that are the nodes of a graph, or the atoms of a molecule.
+
+    Attributes:
+        texts: Names of all nodes.
+        edge_index: int64 [2, E].
+        center: The node around which others are shown.
+        shown: Numbers of the nodes that are positions, in their order.
+    """
+
+    texts: tuple[str, ...]
+    edge_index: Tensor
+    center: int
+    shown: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    def first(self, count: int) -> "Nodes":
+        """The nodes nearest to the center."""
+        return replace(self, shown=nearest_nodes(self.edge_index, len(self.texts), self.center, count))
+
+    def around(self, node: int | str) -> "Nodes":
+        """The same with another center, a name or a number. Raises ValueError for a node that is not there."""
+        return replace(self, center=node_number(self.texts, node))
+
+    @cached_property
+    def places(self) -> Places:
+        """Places where few edges cross."""
+        number = torch.full((len(self.texts),), -1)
+        number[self.shown] = torch.arange(len(self.shown))
+        edges = number[self.edge_index]
+        edges = edges[:, (edges >= 0).all(0)]
+        pairs = sorted({(min(pair), max(pair)) for pair in edges.T.tolist() if pair[0] != pair[1]})
+        texts = tuple(self.texts[node] for node in self.shown.tolist())
+        return Places(texts, on_page(layout(len(texts), edges)), tuple(pairs))
+
+
+Part = Tokens | Patches | Places | Nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +155,11 @@ class Positions:
                 parts.append(part if len(part) <= left else part.first(left))
         return Positions(tuple(parts), self.total)
 
+    @property
+    def nodes(self) -> Nodes | None:
+        """The part, if all are nodes of a graph."""
+        return self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Nodes) else None
+
     def geometry(self) -> tuple[tuple[int, int] | None, int]:
         """(grid, prefix) for distances: those of patches after other tokens, or (None, 0) for a sequence."""
         *before, last = self.parts or (Tokens(()),)
@@ -124,9 +169,8 @@ class Positions:
 
 
 def of_graph(texts: Sequence[str], edges: Tensor) -> Positions:
-    """The nodes of a graph, at places where few edges cross. edges int64 [2, E]."""
-    pairs = sorted({(min(pair), max(pair)) for pair in edges.T.tolist() if pair[0] != pair[1]})
-    return Positions((Places(tuple(texts), on_page(layout(len(texts), edges)), tuple(pairs)),))
+    """The nodes of a graph. edges int64 [2, E]."""
+    return Positions((Nodes(tuple(texts), edges, 0, torch.arange(len(texts))),))
 
 
 def of_points(points: Tensor) -> Positions:
