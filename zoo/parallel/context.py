@@ -138,8 +138,10 @@ def choose_method(stack: Stack, name: str, ranks: int, method: Method | None = N
     ))  # fmt: skip
 
 
-def block_obstacle(block: Block) -> str | None:
+def block_obstacle(block: nn.Module) -> str | None:
     """Why the tokens of a block cannot be divided, by any method."""
+    if not isinstance(block, Block):
+        return f"it is a {type(block).__name__}, whose parts are not known: use data= or shard= instead of context="
     mixer = block.mixer
     if computes_by(mixer) is not Attention:
         return (

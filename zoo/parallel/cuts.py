@@ -16,6 +16,11 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved")
 def check_model(model: nn.Module) -> None:
     """Raise ValueError, by its name, for a model that is not a single stack of blocks."""
     name = type(model).__name__
+    if "edge_index" in getattr(model, "inputs", ()):
+        raise ValueError(
+            f"{name} computes all graphs of a batch as one, which has no rows that microbatches of a pipeline could "
+            "divide: use data= or shard= instead of pipeline="
+        )
     stacks = [path for path, module in model.named_modules() if isinstance(module, Stack)]
     if not isinstance(getattr(model, "blocks", None), Stack):
         has = f"has the stacks {', '.join(stacks)}" if stacks else "has no stack of blocks"

@@ -53,6 +53,8 @@ class GraphAttention(Attention):
     Values are the projected keys. shared: so are the queries.
     """
 
+    divides_heads = False  # what `out` joins is no sum over the heads
+
     def __init__(self, width: int, spec: CoreSpec, attention: Any, *, shared: bool, average: bool = False) -> None:
         nn.Module.__init__(self)  # it has no projection of values, and `out` only joins the heads
         self.head_dim, self.gate, self.q_norm, self.k_norm = spec.head_dim, None, None, None
