@@ -491,6 +491,7 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
         (["images", "gone.png"], "there is no image file gone.png"),
         (["number", "the soup", "--top-k", "2"], "--top-k is for labels, and the model predicts numbers: omit it"),
         (["gone", "reviews.csv", "--out", "a.xlsx"], "--out a.xlsx: expected a file that ends with .csv"),
+        (["texts", "a text", "--out", "a.png"], ".png is for contact maps, and the model has head='classify'"),
     ],
 )
 def test_refusals(saved, capsys, words, said):

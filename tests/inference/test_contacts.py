@@ -1,4 +1,4 @@
-"""`zoo.predict` of alignments: the most probable contacts."""
+"""`zoo.predict` and `zoo predict` of alignments and of proteins: the most probable contacts, and their maps."""
 
 import math
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.inference.contacts import Contact, contacts_of
+from zoo.cli.main import main
+from zoo.inference.contacts import Contact, contact_maps, most_probable
+from zoo.inference.server_models import Predictions
+from zoo.inference.server_requests import Inputs
 from zoo.preprocessing.alignment import Alignment
 
 ROWS = ["MKVAGEWLDR", "MKV-GEWLDR", "AKVAGEFLDK"]
@@ -18,15 +21,17 @@ def model():
     ).eval()
 
 
+def protein_model():
+    return zoo.create_model("esm2_t6_8m", width=32, depth=2, heads=4, head="contacts").eval()
+
+
 def test_contacts_are_named_by_letters_and_numbers():
-    scores = torch.full((9, 9), -5.0)
-    scores[0, 8], scores[1, 8], scores[0, 1] = 2.0, 1.0, 9.0
-    found = contacts_of(scores, Alignment.of_rows(["MKVAGEW-LD".replace("-", "X")[:9]]).ids()[0], 2)
-    assert [contact[0] for contact in found] == ["M1-L9", "K2-L9"]
-    assert found[0] == Contact("M1-L9", pytest.approx(1 / (1 + math.exp(-2))), 1, 9)
-    halved = contacts_of(scores, torch.zeros(9, dtype=torch.long), 1, temperature=2.0)
-    assert halved[0].probability == pytest.approx(1 / (1 + math.exp(-1)))
-    assert contacts_of(scores[:5, :5], torch.zeros(5, dtype=torch.long), 3) == []
+    probabilities = torch.full((9, 9), 0.01)
+    probabilities[0, 8], probabilities[1, 8], probabilities[0, 1] = 0.9, 0.8, 0.99
+    found = most_probable(probabilities, "MKVAGEWXL", 2)
+    assert [contact.contact for contact in found] == ["M1-L9", "K2-L9"]
+    assert found[0] == Contact("M1-L9", pytest.approx(0.9), 1, 9)
+    assert most_probable(probabilities[:5, :5], "MKVAG", 3) == []
 
 
 def test_predict_reads_files_and_alignments(tmp_path):
@@ -50,6 +55,48 @@ def test_predict_reads_files_and_alignments(tmp_path):
     assert failed[1][0].contact.startswith("error: ") and math.isnan(failed[1][0].probability)
 
 
+def test_proteins_of_a_fasta_file(tmp_path, capsys):
+    """Each record alone gives the same contacts as among others of another length; a table and a plot of them."""
+    made, fasta = protein_model(), tmp_path / "proteins.fasta"
+    sequences = ["MKTAYIAKQRQISFVKSHF", "GAVLIPFMWG", "MKV", "MKTAYIA<mask>QRQ"]
+    fasta.write_text("".join(f">P{i}\n{sequence.lower()}\n" for i, sequence in enumerate(sequences[:3])))
+    found, maps = zoo.predict(made, fasta, top_k=4), contact_maps(made, sequences)
+    assert [len(one) for one in found] == [4, 4, 0]
+    for own, sequence, one in zip(found, sequences, maps):
+        expected = made.predict_contacts(**made.preprocess(sequence))[0]
+        assert "".join(one.residues) == sequence
+        assert torch.allclose(one.probabilities, expected, atol=1e-6)
+        for contact in own:
+            i, j = contact.first - 1, contact.second - 1
+            assert contact.contact == f"{sequence[i]}{i + 1}-{sequence[j]}{j + 1}"
+            assert contact.probability == pytest.approx(float(expected[i, j]), abs=1e-6)
+    assert maps[3].residues[7] == "<mask>" and zoo.predict(made, sequences[3], top_k=1)[0].second <= 11
+    (body,) = Predictions(made)([Inputs(sequences[:1], ["inputs[0]"], "protein", 4)])
+    assert body["predictions"] == [[contact._asdict() for contact in found[0]]]
+    made.temperature = 2.0
+    assert torch.allclose(
+        contact_maps(made, fasta)[0].probabilities.logit(), maps[0].probabilities.logit() / 2, atol=1e-5
+    )
+    zoo.save(made, tmp_path / "model")
+    assert main(["predict", str(tmp_path / "model"), str(fasta), "--top-k", "1"]) == 0
+    assert found[0][0].contact in capsys.readouterr().out
+    plot = str(tmp_path / "maps.png")
+    assert main(["predict", str(tmp_path / "model"), str(fasta), "--out", plot]) == 0
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG") and "3 contact maps" in capsys.readouterr().out
+    for words, message in (([], "exists: replace it with --overwrite"), (["--overwrite", "--top-k", "2"], "omit it")):
+        assert main(["predict", str(tmp_path / "model"), str(fasta), "--out", plot, *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is a pair of proteins, and the model predicts the contacts of a single one"):
+        zoo.predict(made, ("MKTAYIA", "GAVL"))
+    with pytest.raises(ValueError, match="a tuple of 2 inputs"):
+        contact_maps(made, ("MKTAYIA", "GAVL"))
+    torch.nn.init.constant_(made.head.proj.weight, float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        contact_maps(made, "MKTAYIA")
+    with pytest.raises(ValueError, match="head='masked_lm': a contact map needs head='contacts'"):
+        contact_maps(zoo.create_model("esm2_t6_8m", width=32, depth=1, heads=4), "MK")
+
+
 def test_hidden_states_are_no_prediction():
-    with pytest.raises(ValueError, match="a model of alignments with head='contacts'"):
+    with pytest.raises(ValueError, match="a model of proteins or alignments with head='contacts'"):
         zoo.predict(zoo.create_model("evoformer_nano", head=None, depth=1), Alignment.of_rows(ROWS))

@@ -57,8 +57,10 @@ def test_same_numbers_both_ways(tmp_path, name, options):
     zoo.export(ours, tmp_path / "b")
     again, info = getattr(transformers, name).from_pretrained(tmp_path / "b", output_loading_info=True)
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert all("contact_head" in key or "pooler" in key for key in info["missing_keys"])
+    assert all("pooler" in key for key in info["missing_keys"])
     assert error(answer(ours, rows), answer(again.eval(), rows)) <= 1e-5
+    for one, other in zip(*(dict(model.named_parameters()).items() for model in (theirs, again)), strict=True):
+        assert one[0] == other[0] and ("pooler" in one[0] or torch.equal(one[1], other[1])), one[0]
     if options:  # their rotary tables are float32
         double = zoo.load(tmp_path / "a", dtype=torch.float64)
         assert error(answer(double, rows), answer(theirs.double(), rows)) <= 1e-9
@@ -81,8 +83,33 @@ def test_contacts_are_theirs_both_ways(tmp_path, options):
     )
     zoo.save(ours, tmp_path / "c")
     assert torch.equal(zoo.load(tmp_path / "c").predict_contacts(**rows), ours.predict_contacts(**rows))
-    with pytest.raises(ValueError, match=r"head='masked_lm'.*head='contacts'"):
-        zoo.load(tmp_path / "a").predict_contacts(**rows)
+
+
+def test_the_contact_head_stays_beside_other_heads(tmp_path, capsys):
+    """Through our files, to head="contacts" and back; a model without it says so."""
+    theirs, rows = esm_folder(tmp_path / "a"), batch()
+    expected = theirs.predict_contacts(rows["input_ids"], rows["attention_mask"])
+    loaded = zoo.load(tmp_path / "a")
+    assert loaded.load_report.plain and loaded.config.contact_head
+    assert not any(p.requires_grad for p in loaded.contact_head.parameters())
+    zoo.save(loaded, tmp_path / "b")
+    alone = zoo.load(tmp_path / "b", head="contacts")
+    assert not alone.load_report.initialized and alone.contact_head is None and alone.head.proj.weight.requires_grad
+    zoo.save(alone, tmp_path / "c")
+    both = zoo.load(tmp_path / "c", head=None)
+    assert both.load_report.plain
+    for model in (loaded, zoo.load(tmp_path / "b"), alone, both, zoo.load(tmp_path / "a", head="pool")):
+        assert error(model.predict_contacts(**rows), expected) <= 1e-5
+    capsys.readouterr()
+    without = zoo.load(tmp_path / "a", contact_head=False)
+    assert {"contact_head.proj.weight", "contact_head.proj.bias"} <= set(without.load_report.dropped)
+    assert "contact_head" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"head='masked_lm' and no contact head.*head='contacts'"):
+        without.predict_contacts(**rows)
+    zoo.export(without, tmp_path / "d")
+    assert not zoo.load(tmp_path / "d").config.contact_head
+    with pytest.raises(ValueError, match=r"mixer='retention': contact_head=True"):
+        zoo.create_model("esm2_t6_8m", contact_head=True, mixer="retention", width=32, depth=1, heads=4)
 
 
 def contacts_model(**options) -> zoo.Model:

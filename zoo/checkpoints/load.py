@@ -315,11 +315,24 @@ def _change_head(
         found = {name: (name, tensor) for name, tensor in old.items() if alike and name in own}
     else:
         found = find_tensors(checkpoint.mapping.table_for(model.config), own, raw, base=checkpoint.base)
+    found |= {name: (name, tensor) for name, tensor in _moved(tensors, old, checkpoint.config.head, model).items()}
     tensors |= {name: tensor for name, (_, tensor) in found.items()}
     used = {theirs for theirs, _ in found.values()}
     report.dropped = [name for name in report.dropped if name not in used]
     report.dropped += [name for name in old if name not in found]
     report.mapped += [name for name in found if name not in report.mapped]
+
+
+def _moved(tensors: dict[str, Tensor], old: dict[str, Tensor], before: Any, model: Model) -> dict[str, Tensor]:
+    """The tensors of a head that stands beside another one in the file or in the model, `Model.heads_beside`, under
+    their new names; they are taken out of `tensors` and `old`, the tensors of the head of the file, `before`."""
+    found: dict[str, Tensor] = {}
+    if (source := model.heads_beside.get(str(model.config.head))) is not None:
+        names = [name for name in tensors if name.startswith(f"{source}.")]
+        found |= {f"head{name.removeprefix(source)}": tensors.pop(name) for name in names}
+    if (target := model.heads_beside.get(str(before))) is not None and getattr(model, target) is not None:
+        found |= {f"{target}{name.removeprefix('head')}": old.pop(name) for name in list(old)}
+    return found
 
 
 def _assign(

@@ -43,6 +43,8 @@ def _is_explained(name: str, before: Any, after: Any) -> bool:
     fields: list[str] = []
     if name.startswith("head."):
         fields = ["head", "num_classes", "vocab_size", "pool", "pooler", "classifier_width", "layer_sum"]
+    elif part in after.names():  # a module that a field of its name adds
+        fields = [part]
     elif part == "decoder" and getattr(after, "decoder_depth", None) == 0:  # the encoder alone
         fields = ["decoder_depth"]
     elif ".mixer." in name or ".cross." in name:

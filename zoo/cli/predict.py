@@ -82,7 +82,8 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """--out, --overwrite, --json and --top-k."""
     output = parser.add_argument_group("output (default: a table on the screen)")
     output.add_argument("--out", metavar="FILE", help="write the inputs with their predictions to a .csv, .tsv, .jsonl "
-                        "or .parquet file; the same command resumes an interrupted run")  # fmt: skip
+                        "or .parquet file; the same command resumes an interrupted run. Contacts of proteins: also a "
+                        ".png file, with their contact maps")  # fmt: skip
     output.add_argument("--overwrite", action="store_true", help="replace an existing FILE, or unfinished work for it")
     output.add_argument("--json", action="store_true", help="print one JSON object a line, as soon as it is computed")
     output.add_argument(

@@ -18,6 +18,7 @@ from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.files import write_atomic
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+PLOT = ".png"  # of contact maps
 FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields, "qa": Answer._fields,
           "contacts": Contact._fields}  # of a prediction, by head  # fmt: skip
 PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
@@ -111,9 +112,10 @@ def json_line(row: dict[str, Any]) -> str:
 
 def check_out(out: Path, files: Sequence[Path], overwrite: bool) -> None:
     """Raise ValueError unless the predictions can be written to `out`; files: those of the input."""
-    if out.suffix.lower() not in SUFFIXES:
+    if out.suffix.lower() not in (*SUFFIXES, PLOT):
         near = did_you_mean(out.suffix, SUFFIXES)
-        raise ValueError(f"--out {out}: expected a file that ends with {', '.join(SUFFIXES)}{near}")
+        raise ValueError(f"--out {out}: expected a file that ends with {', '.join(SUFFIXES)}{near}, or {PLOT} for "
+                         f"contacts of proteins")  # fmt: skip
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: expected the name of a file to write")
     if out.exists() and any(file.exists() and file.samefile(out) for file in files):

@@ -18,7 +18,8 @@ from typing import Any
 from zoo.checkpoints.load import load
 from zoo.cli.chat import options_of
 from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
-from zoo.cli.predict_outputs import PredictionColumns, check_out, columns_for, joined, json_line, write_table
+from zoo.cli.predict_maps import check_plot, plot_maps
+from zoo.cli.predict_outputs import PLOT, PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.cli.table_options import format_options
 from zoo.data.text import parallel, summaries
 from zoo.inference.predict import check_model
@@ -50,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     listed = problem == "multi_label_classification" and bool(args.out or args.json) and not args.top_k
     top_k = args.top_k or (model.config.num_classes if listed else 1 if args.out or args.json else 5)
     check_model(model, top_k)
+    plot = Path(args.out) if args.out and Path(args.out).suffix.lower() == PLOT else None
+    if plot is not None:
+        check_plot(model, args)
     modality = _modality(model, args)
     generate_kwargs = options_of(args.generate_kwargs)
     if args.source_prefix:
@@ -68,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
     if columns.prefix and (args.out or args.json):
         say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)
     work = Work(predictor, inputs, columns)
-    if args.out:
+    if plot is not None:
+        check_out(plot, inputs.files, args.overwrite)
+        plot_maps(model, inputs.rows, plot)
+    elif args.out:
         work.write(Path(args.out), _plan(model, args, top_k), args.overwrite)
     elif args.json:
         work.print_json()

@@ -59,8 +59,9 @@ def predict(
     any length is read in overlapping windows. Of a graph it gives the label of each node, in their order, [(node,
     label, probability), ...] (`Node`), where a node has its name or its number. A model with head="qa" answers a tuple
     (question, context) from a context of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A
-    model of alignments with head="contacts" gives the most probable contacts of residues at least 6 places apart,
-    [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1.
+    model of proteins or alignments with head="contacts" gives the most probable contacts of residues at least 6 places
+    apart, [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1; the whole maps are those of
+    `zoo.inference.contacts.contact_maps`.
 
     Args:
         model: A model with `preprocess` and one of these heads.
@@ -132,7 +133,7 @@ def check_model(model: Any, top_k: int) -> None:
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
             f"head='token' for the words of texts or the nodes of graphs), head='qa', head='masked_lm' or head='ctc', "
-            f"an encoder-decoder with head='lm', or a model of alignments with head='contacts'{hint}"
+            f"an encoder-decoder with head='lm', or a model of proteins or alignments with head='contacts'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_model(model))

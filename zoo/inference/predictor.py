@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from zoo.inference import long_audio
-from zoo.inference.contacts import Contact, contacts_of, predicts_contacts
+from zoo.inference.contacts import Contact, contacts_of_batch, predicts_contacts
 from zoo.inference.graph_predictions import Node, labels_of_nodes
 from zoo.inference.long_texts import outputs_of_windows
 from zoo.inference.prediction_report import Report, Window
-from zoo.inference.probabilities import Prediction, activated, label_names, run, top_predictions
+from zoo.inference.probabilities import NOT_FINITE, Prediction, activated, label_names, run, top_predictions
 from zoo.inference.question_answering import Answer, answers_of
 from zoo.inference.text_generation import ROWS, SpeechWriter, TextWriter, writer_of
 from zoo.inference.text_generation import TOKENS as TOKENS_OF_SOURCES
@@ -38,7 +38,6 @@ IMAGES = 32  # in a batch, and in a window
 TEXTS, TEXTS_OF_A_GPU = 512, 4096  # in a window
 TOKENS, TOKENS_OF_A_GPU = 1024, 16384  # in a batch of texts
 SORTED = 16  # batches of a given size in a window of texts, which are sorted by length
-NOT_FINITE = "the model gives numbers that are not finite for it"
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ class Predictor:
 
     Args:
         model: With `preprocess`; its head is "classify", "token", "qa", "masked_lm" or "ctc", of an encoder-decoder
-            "lm", of a model of alignments "contacts".
+            "lm", of a model of proteins or alignments "contacts".
         top_k: Labels of each prediction.
         batch_size: Inputs in a batch; None: texts by their number of tokens. Audio clips are computed one by one.
         on_error: For an input that cannot be predicted: "raise", "skip" (None instead of a prediction), or "label" (a
@@ -234,7 +233,7 @@ class Predictor:
             batch = {name: torch.cat([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
             scores = run(self.model, batch)
             if predicts_contacts(self.model):
-                yield from zip(rows, self._of_pairs(scores, batch["msa"][:, 0]))
+                yield from zip(rows, contacts_of_batch(self.model, scores, batch, self.top_k))
             else:
                 yield from zip(rows, self._of_outputs(activated(self.model, scores)))
 
@@ -285,8 +284,9 @@ class Predictor:
         source = self.writer.source if isinstance(self.writer, TextWriter) else lambda text: text
         encoded, truncated = self.processor.encode_each([source(items[i]) for i in good], [names[i] for i in good])
         for i, text in zip(good, encoded):
-            if self.writer is not None and isinstance(items[i], tuple):
-                text = ValueError(f"{names[i]} is a pair of texts, and the model writes a text of a single one")
+            if isinstance(items[i], tuple) and (self.writer is not None or predicts_contacts(self.model)):
+                does = "predicts the contacts of" if self.writer is None else "writes a text of"
+                text = ValueError(f"{names[i]} is a pair of {self.noun}s, and the model {does} a single one")
             found[i] = self._one_mask(text, names[i]) if self.model.config.head == "masked_lm" else text
         if self.processor.truncate == "warn":
             made.truncated = {good[i]: tokens for i, tokens in truncated.items()}
@@ -345,6 +345,8 @@ class Predictor:
     def _of_encoded(self, texts: list[Any]) -> list[Prediction | Exception]:
         batch = self.processor._pad(texts)
         scores = run(self.model, batch)
+        if predicts_contacts(self.model):
+            return contacts_of_batch(self.model, scores, batch, self.top_k)
         if self.model.config.head != "masked_lm":
             return self._of_outputs(activated(self.model, scores))
         probabilities = scores[batch["input_ids"] == self.processor.id("mask")].softmax(-1)
@@ -357,11 +359,6 @@ class Predictor:
         count = text.ids.count(self.processor.id("mask"))
         token = self.processor.special.get("mask")
         return text if count == 1 else ValueError(f"expected one mask ({token!r}) in each text, but {name} has {count}")
-
-    def _of_pairs(self, scores: Tensor, queries: Tensor) -> list[Prediction | Exception]:
-        """The contacts of proteins, from scores [B, N, N] of pairs of their residues [B, N]."""
-        return [contacts_of(own, query, self.top_k, self.model.temperature) if own.isfinite().all()
-                else ValueError(NOT_FINITE) for own, query in zip(scores, queries)]  # fmt: skip
 
     # --- from outputs to predictions ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from zoo.nn.lengths import place
 
 # [(label, probability), ...], best first; of head="token" the entities of a text, of head="qa" answers.
 Prediction = list[Any]
+NOT_FINITE = "the model gives numbers that are not finite for it"
 
 
 def require_model(model: Any, argument: str = "") -> None:

@@ -68,10 +68,9 @@ class Predictions:
         name = "text" if config.head == "ctc" else "label"
         if writes_texts(self.model):
             name = "text" if "input_features" in self.model.inputs else "generated_text"
-        return [
-            {name: label, "probability": None if math.isnan(value) else value}
-            for label, value in (prediction or [])[:top_k]
-        ]
+        found = (prediction or []) if config.head == "token" else (prediction or [])[:top_k]
+        rows = [one._asdict() if hasattr(one, "_asdict") else {name: one[0], "probability": one[1]} for one in found]
+        return [row | ({"probability": None} if math.isnan(row["probability"]) else {}) for row in rows]
 
 
 @dataclass

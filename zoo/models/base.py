@@ -51,6 +51,8 @@ class Model(TimmNames, nn.Module):
     extra_files: contents of files of the folder it was loaded from that belong to the model, such as a chat template,
     by name; other_files: names of those that are not kept.
 
+    heads_beside: {head: name of the same module in a model that has it beside another head}.
+
     forward(**batch) takes the inputs named in `inputs`, as the family's transformers processor returns them, and
     returns a tensor; others raise `input_error`. Families implement `embed`, `encode` and `make_head`. Names of timm
     are in `TimmNames`; other names of timm's and transformers' models raise an AttributeError that says ours.
@@ -64,6 +66,7 @@ class Model(TimmNames, nn.Module):
     load_report: Any = None
     extra_files: Mapping[str, str] = MappingProxyType({})
     other_files: Sequence[str] = ()
+    heads_beside: ClassVar[Mapping[str, str]] = MappingProxyType({})
     overflows_in_float16: ClassVar[bool] = False  # whether hidden states of published models exceed its range
     drop_padding: bool = True
     lengths_checked: bool = False  # whether those of a batch on a GPU were

@@ -48,6 +48,7 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
     if isinstance(mapping, BridgeMapping):
         return transformers_bridge.read(folder, values, family, mapping)
     fields = _fields(family, mapping, architecture, values, _rows(folder, weights, mapping, architecture))
+    fields |= {name: _has(folder, weights, mapping, tensor) for name, tensor in mapping.if_in_file.items()}
     if mapping.embeds is not None and (embedding := sentence_transformers.read(folder)):
         fields |= {**mapping.embeds, **embedding}
     config = config_of(family, fields, file)
@@ -120,13 +121,23 @@ def _rows(
     head = mapping.heads[architecture].get("head")
     if head not in CLASSIFIER_HEADS:
         return None
-    try:
-        tensors = open_tensors(folder) if weights is None else weights
-    except LoadError:  # raised again when the weights are read; without them there is a description
-        return None
+    tensors = _tensors(folder, weights)
     name = theirs_of(mapping.table + mapping.head_tables.get(head, ""), PROJ, tensors, mapping.base)
     shape = () if name is None else tensors[name].shape
     return shape[0] if shape else None
+
+
+def _has(folder: Path, weights: Mapping[str, Tensor] | None, mapping: CheckpointMapping, tensor: str) -> bool:
+    """Whether the file has the tensor that we call `tensor`."""
+    return theirs_of(mapping.table, tensor, _tensors(folder, weights), mapping.base) is not None
+
+
+def _tensors(folder: Path, weights: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    """The weights, by default those of the folder; none if they cannot be read."""
+    try:
+        return open_tensors(folder) if weights is None else weights
+    except LoadError:  # raised again when the weights are read; without them there is a description
+        return {}
 
 
 def _fields(
@@ -198,7 +209,8 @@ def describe(model: Model, family: Family) -> tuple[dict[str, Any], CheckpointMa
                 continue
             try:
                 values = mapping.to_theirs(config) | _head(model, config)
-                again = family.config(**_fields(family, mapping, architecture, values))
+                in_file = {name: getattr(config, name) for name in mapping.if_in_file}
+                again = family.config(**_fields(family, mapping, architecture, values) | in_file)
             except ValueError as error:
                 lost[architecture] = [str(error)]
                 continue

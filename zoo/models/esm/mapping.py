@@ -36,6 +36,7 @@ TABLE = """
     blocks.*.mlp.up.@           = ~encoder.layer.*.intermediate.dense.@
     blocks.*.mlp.down.@         = ~encoder.layer.*.output.dense.@
     blocks.norm.@               = ~encoder.emb_layer_norm_after.@
+    contact_head.proj.@         = ~contact_head.regression.@
     -                           = ~encoder.layer.*.attention.self.rotary_embeddings.inv_freq
     -                           = ~embeddings.position_embeddings.weight
     -                           = ~embeddings.position_ids
@@ -112,6 +113,7 @@ ESM = CheckpointMapping(
     },
     assumes=("EsmModel",),
     bare_heads=("pool", "contacts"),
+    if_in_file={"contact_head": "contact_head.proj.weight"},
     read=read,
     write=write,
 )

@@ -3,9 +3,9 @@
 Also ESM-1b (Rives et al. 2021), with learned positions. See `zoo.models.esm.contacts` for the contact head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ class EsmConfig(TextConfig):
     mask_token_id: the mask. embedding_norm: a norm after the embeddings (ESM-1b). pool: of head="classify", as in
     transformers the first token, and of head="pool"; "mean" is over the residues, without the first and the last token.
     tie_word_embeddings: the masked-LM head uses the word embeddings. pad_token_id: the padding token.
-    head="contacts": see `ContactHead`. See TextConfig for the other fields."""
+    head="contacts": see `ContactHead`. contact_head: the model has one beside another head, too, as the published
+    models do, for `predict_contacts`; it is not trained there. See TextConfig for the other fields."""
 
     head: str | None = "masked_lm"
     vocab_size: int = 33
@@ -49,6 +50,7 @@ class EsmConfig(TextConfig):
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 1
     mask_token_id: int | None = 32
+    contact_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,10 +59,9 @@ class EsmConfig(TextConfig):
             raise ValueError("pad_token_id=None: learned positions start after the padding id; set it, or rope=10000.0")
         if self.token_dropout and self.mask_token_id is None:
             raise ValueError("mask_token_id=None: token_dropout=True needs the id of the mask; set one of them")
-        if self.head == "contacts" and self.mixer not in (None, "attention"):
-            raise ValueError(
-                f"mixer={self.mixer!r}: head='contacts' reads the attention maps of all layers; omit mixer="
-            )
+        if (self.head == "contacts" or self.contact_head) and self.mixer not in (None, "attention"):
+            given = "head='contacts'" if self.head == "contacts" else "contact_head=True"
+            raise ValueError(f"mixer={self.mixer!r}: {given} reads the attention maps of all layers; omit mixer=")
 
     @property
     def first_position(self) -> int:
@@ -74,6 +75,8 @@ class Esm(TextModel):
     With head="contacts" the output is logits [B, N - 2, N - 2] of contacts between residues, see `ContactHead`;
     `predict_contacts` gives probabilities.
     """
+
+    heads_beside: ClassVar[Mapping[str, str]] = {"contacts": "contact_head"}
 
     def __init__(self, config: EsmConfig) -> None:
         super().__init__(config)
@@ -90,6 +93,9 @@ class Esm(TextModel):
         self.rotary = None if c.rope is None else RotaryFrequencies(c.head_dim or c.width // c.heads, c.rope)
         self.blocks = spec.stack(c.depth)
         self.head = self.make_head()
+        self.contact_head: ContactHead | None = None
+        if c.contact_head and c.head != "contacts":  # otherwise it is the head
+            self.contact_head = ContactHead(c.depth, c.heads).requires_grad_(False)
 
     def default_preprocess(self) -> ProteinProcessor | None:
         """The alphabet of ESM, for a model of its vocabulary."""
@@ -167,8 +173,14 @@ class Esm(TextModel):
             raise ValueError("head='contacts' takes one protein in a row: omit document_ids=, and pad the rows")
         if lengths is not None:
             attention_mask, lengths = self.check_lengths(lengths, attention_mask, input_ids)
-        scores = head.scores_of_layers(attention_mask)
-        self.encode(input_ids, attention_mask, lengths=lengths, read_maps=scores.read)
+        return self.contact_logits(head, input_ids, attention_mask, lengths)
+
+    def contact_logits(
+        self, head: ContactHead, input_ids: Tensor, keep: Tensor | None, lengths: AnyLengths | None = None
+    ) -> Tensor:
+        """Logits [B, N - 2, N - 2] by a contact head of this model."""
+        scores = head.scores_of_layers(keep)
+        self.encode(input_ids, keep, lengths=lengths, read_maps=scores.read)
         return scores.logits()
 
     @torch.no_grad()
@@ -176,13 +188,15 @@ class Esm(TextModel):
         """Probabilities [B, R, R] that two residues are in contact (nearer than 8 angstroms), R = N - 2.
 
         The method of transformers' models. Row b has its residues first; pairs with padding have no meaning. Raises
-        ValueError for a model with another head.
+        ValueError for a model without a contact head.
         """
-        if not isinstance(self.head, ContactHead):
+        head = self.head if isinstance(self.head, ContactHead) else self.contact_head
+        if head is None:
             raise ValueError(
-                f"the model has head={self.config.head!r}: load it with zoo.load(..., head='contacts') for contacts"
+                f"the model has head={self.config.head!r} and no contact head beside it: load a folder that has one, "
+                f"with zoo.load(..., head='contacts') for contacts alone, or train one"
             )
-        return self(input_ids=input_ids, attention_mask=attention_mask).sigmoid()
+        return self.contact_logits(head, input_ids, attention_mask).sigmoid()
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -26,6 +26,7 @@ class CheckpointMapping:
     embeds: values of our fields for a text embedding model in a sentence-transformers folder; None: not supported.
     bare_heads: heads of ours whose model is written as their class without a head, unless a class in `heads` has them.
     assumes: the class, in a tuple, of a file that does not name one; empty: such a file raises LoadError.
+    if_in_file: {a field of ours that is True or False: a tensor of ours}: True if the file has it, which no key says.
     only: {their key: values that compute the same as our models}; any other value raises LoadError.
     others: further keys that `read` uses or that do not affect outputs. If set, an unknown key raises LoadError; None:
         unknown keys are ignored, as transformers does.
@@ -47,6 +48,7 @@ class CheckpointMapping:
     embeds: Mapping[str, Any] | None = None
     bare_heads: tuple[str, ...] = ("pool",)
     assumes: tuple[str, ...] = ()
+    if_in_file: Mapping[str, str] = field(default_factory=dict)
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     others: tuple[str, ...] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
