@@ -30,6 +30,8 @@ def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.data.synthetic.sentences.TRAIN", 400)
     monkeypatch.setattr("zoo.data.synthetic.sentences.TEST", 40)
     monkeypatch.setattr("zoo.data.synthetic.stories.STORIES", 20)
+    monkeypatch.setattr("zoo.data.synthetic.alignments.SEQUENCE_FAMILIES", 2)
+    monkeypatch.setattr("zoo.data.synthetic.alignments.SEQUENCES", 32)
     monkeypatch.setattr("zoo.data.synthetic.entities.TRAIN", 200)
     monkeypatch.setattr("zoo.data.synthetic.entities.TEST", 40)
     monkeypatch.setattr("zoo.data.synthetic.questions.TRAIN", 200)
@@ -75,6 +77,30 @@ def test_from_masked_tokens_to_a_classifier(tmp_path: Path) -> None:
     assert after.preprocess.tokenizer == before.preprocess.tokenizer and after.config.width == 16
     assert torch.equal(after.tokens.word.weight, before.tokens.word.weight)
     assert not torch.equal(after.blocks[0].mixer.q.weight, before.blocks[0].mixer.q.weight)
+
+
+def test_proteins_of_a_fasta_file_and_of_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From random weights on synthetic families, then from that folder on a file, whose sequences are not aligned."""
+    words = ("batch_size=8", "steps=2", *QUIET)
+    assert call("mlm_text", tmp_path / "first", "model=esm2_t6_8m", "width=16", "depth=1", "heads=2", *words) == 0
+    names = {"test_loss", "test_perplexity", "test_frequencies_loss", "test_frequencies_perplexity"}
+    found = result(tmp_path / "first")
+    assert found["result"].keys() == names and not found["real"]
+    assert 5 < found["result"]["test_frequencies_perplexity"] < 20.5
+    sequences = ["MKTAYIAKQRQISFVKSHF", "GAVLIPFMWGXUZ"] * 10
+    fasta = tmp_path / "proteins.fasta"
+    fasta.write_text("".join(f">P{i}\n{sequence.lower()}*\n" for i, sequence in enumerate(sequences)))
+    source = ("model.source=" + str(tmp_path / "first"), f"data={fasta}", "data.max_length=12")
+    assert call("mlm_text", tmp_path / "second", *source, *words) == 0
+    model = zoo.load(tmp_path / "second")
+    assert model.config.head == "masked_lm" and len(zoo.predict(model, "MKT<mask>YIA", top_k=2)) == 2
+    for line, says in ((">J\nMKJT\n", "unknown letter 'J'"), (">G\nMK-T\n", "record 'G'"), ("", "no records")):
+        fasta.write_text(line * 3)
+        capsys.readouterr()
+        assert call("mlm_text", tmp_path / "third", *source, *words) == 2
+        assert says in capsys.readouterr().err
+    assert call("mlm_text", tmp_path / "third", source[0], f"data={tmp_path / 'none.fasta'}", *words) == 2
+    assert "there is no such file" in capsys.readouterr().err
 
 
 def test_adapters_leave_a_plain_model(tmp_path: Path) -> None:
@@ -257,6 +283,7 @@ def test_gpt_on_pieces_of_a_file(tmp_path: Path) -> None:
     ("finetune_text", (*FEW, "dropout=0.1")),
     ("gpt_text", (*TINY, "max_length=16", "length=0")),
     ("mlm_text", (*TINY, "vocab_size=300")),
+    ("mlm_text", (*TINY, "model=esm2_t6_8m")),
     ("token_classification", (*FEW, "dropout=0.1", "data.max_length=16")),
     ("question_answering", (*FEW, "dropout=0.1", "data.max_length=48", "doc_stride=8")),
 ])  # fmt: skip

@@ -123,9 +123,13 @@ class StreamSettings(ShardSettings, CorpusSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LinesSettings(CorpusSettings):
-    """Text as separate sequences, one per line or table row.
+    """Text as separate sequences, one per line, table row or record.
 
     Attributes:
+        name: Dataset: `synthetic` (generated text, for models of proteins generated sequences; also `auto`),
+            `tinyshakespeare`, `sst2` (its training sentences), a text file, a folder of .txt files, a FASTA file or a
+            folder of them, a table with a text column, or a hub dataset, `org/name` or `org/name:config` (its training
+            texts).
         max_length: Maximum number of tokens per sequence. Longer texts are split into several sequences.
         group_by_length: Group sequences of similar length into the same batch.
     """

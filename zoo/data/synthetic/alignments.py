@@ -23,6 +23,7 @@ from zoo.utils.keyed_random import seed_for
 TRAIN, VALIDATION, TEST = 2000, 60, 100
 LENGTHS = (28, 40)  # residues of the shortest and the longest family
 DEPTH = 64  # sequences of a family
+SEQUENCE_FAMILIES, SEQUENCES = 16, 512  # for models of single sequences
 SHARED = 0.7  # fraction of the variance of couplings that all families have in common
 STRENGTH = 0.6  # standard deviation of the entries of a coupling
 FIELD = 0.7  # standard deviation of the fields of a residue, which conserve it
@@ -48,7 +49,9 @@ class Family:
     contacts: Tensor
 
 
-def make_families(n: int, *, seed: int, depth: int = DEPTH, lengths: tuple[int, int] = LENGTHS) -> list[Family]:
+def make_families(
+    n: int, *, seed: int, depth: int = DEPTH, lengths: tuple[int, int] = LENGTHS, gaps: bool = True
+) -> list[Family]:
     """Generate families, the same ones for the same arguments.
 
     Args:
@@ -56,6 +59,7 @@ def make_families(n: int, *, seed: int, depth: int = DEPTH, lengths: tuple[int, 
         seed: Decides all of them; a family does not depend on how many there are.
         depth: Sequences of each; a power of two times 4.
         lengths: Residues of the shortest and the longest family.
+        gaps: Whether some residues of the sequences are missing.
 
     Raises: ValueError for another depth, and for lengths below 24.
     """
@@ -66,7 +70,7 @@ def make_families(n: int, *, seed: int, depth: int = DEPTH, lengths: tuple[int, 
         raise ValueError(f"lengths={lengths}: expected the least and the greatest number of residues, at least 24")
     found = []
     for start in range(0, n, _CHUNK):
-        found += _chunk(_CHUNK, seed_for(seed, start // _CHUNK), depth, lengths)
+        found += _chunk(_CHUNK, seed_for(seed, start // _CHUNK), depth, lengths, gaps)
     return found[:n]
 
 
@@ -162,9 +166,10 @@ def with_gaps(msa: Tensor, generator: torch.Generator) -> Tensor:
     return msa.masked_fill(missing, GAP)
 
 
-def _chunk(n: int, seed: int, depth: int, lengths: tuple[int, int]) -> list[Family]:
+def _chunk(n: int, seed: int, depth: int, lengths: tuple[int, int], gaps: bool) -> list[Family]:
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     maps = [make_contact_map(rng, int(rng.integers(lengths[0], lengths[1] + 1))) for _ in range(n)]
     states = sample_by_descent(potts_models(maps, generator), depth, generator)
-    return [Family(with_gaps(own[:, : len(contacts)], generator), torch.from_numpy(contacts))
-            for own, contacts in zip(states, maps)]  # fmt: skip
+    msas = [own[:, : len(contacts)] for own, contacts in zip(states, maps)]
+    return [Family(with_gaps(msa, generator) if gaps else msa.clone(), torch.from_numpy(contacts))
+            for msa, contacts in zip(msas, maps)]  # fmt: skip

@@ -1,9 +1,9 @@
 """Load plain text for language modeling from files, folders, tables or synthetic text, and tokenize it."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from zoo.data.config import CorpusSettings, TextDataSettings
 from zoo.data.sources.columns import TEXT_NAMES, find_columns
 from zoo.data.sources.dataset_cards import card_files, load_card, real_cards
 from zoo.data.sources.find import hub_source
+from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import Table, read_table, read_text, table_suffix
 from zoo.data.splits import Items, Splits, held_out_mask, partition
+from zoo.data.synthetic import alignments
 from zoo.data.synthetic.stories import make_stories
 from zoo.data.text.load import load_texts, synthetic_texts
+from zoo.preprocessing.alignment import letters_of
+from zoo.preprocessing.fasta import is_fasta, read_fasta
 from zoo.preprocessing.text import TextProcessor, encode_batch
 from zoo.preprocessing.text_cleaning import surrogate_problem
 from zoo.preprocessing.tokenizer_training import train
@@ -26,6 +30,7 @@ from zoo.utils.folders import data_files, describe_files
 from zoo.utils.lines import split_lines
 
 PLAIN = (".txt", ".md", ".text")
+Synthetic = Literal["stories", "sentences", "proteins"]
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Corpus(Items):
         name: Name of the dataset.
         real: False for synthetic text.
         source: Origin of the text.
+        families: Of aligned proteins, the number of the family of each; empty for other texts.
     """
 
     noun: ClassVar[str] = "texts"
@@ -45,13 +51,19 @@ class Corpus(Items):
     name: str
     real: bool
     source: str
+    families: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: Tensor) -> "Corpus":
         """The texts of these rows."""
-        return replace(self, texts=[self.texts[i] for i in rows.tolist()])
+        families = [self.families[i] for i in rows.tolist()] if self.families else []
+        return replace(self, texts=[self.texts[i] for i in rows.tolist()], families=families)
+
+    def groups(self) -> Tensor:
+        """As in Items: the families."""
+        return torch.tensor(self.families) if self.families else super().groups()
 
     @property
     def text(self) -> str:
@@ -88,13 +100,13 @@ class Corpus(Items):
         return Splits(train, held_out, self.name, self.real, self.source, validation=held_out)
 
 
-def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentences"] = "stories") -> Corpus:
+def load_corpus(settings: CorpusSettings, synthetic: Synthetic = "stories") -> Corpus:
     """Load the text of the settings; `synthetic` is the synthetic dataset that the name "synthetic" stands for.
 
     Raises: DataError for a missing, empty or non-text source. The message says how to fix it.
     """
     s, path, cards = settings, Path(settings.name).expanduser(), real_cards("text classification")
-    if s.name in ("auto", "synthetic", "synthetic_stories", "synthetic_sentences"):
+    if s.name in ("auto", "synthetic", *(f"synthetic_{kind}" for kind in get_args(Synthetic))):
         return synthetic_corpus(s.name.removeprefix("synthetic_"), synthetic)
     if s.name in cards:
         sets = load_texts(TextDataSettings(name=s.name, data_dir=s.data_dir))
@@ -104,11 +116,15 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
         card = load_card(s.name)
         file = card_files(card, s.data_dir)["text"]
         corpus = Corpus([read_text(file)], card.name, card.real, str(file))
+    elif is_fasta(path):
+        corpus = Corpus(read_proteins([path]), s.name, True, str(path))
     elif path.is_dir():
         below = data_files(path)
         files = [file for file in below if file.suffix.lower() in PLAIN]
+        if not files and (fasta := [file for file in below if is_fasta(file)]):
+            return Corpus(read_proteins(fasta), s.name, True, f"{len(fasta)} FASTA files in {path}")
         if not files:
-            raise DataError(f"{path} contains no text file ({', '.join(PLAIN)})")
+            raise DataError(f"{path} contains no text file ({', '.join(PLAIN)}) and no FASTA file")
         if others := [file for file in below if file.suffix.lower() not in PLAIN]:
             announce(f"left out, not text files by their names: {describe_files(others)}")
         corpus = Corpus(
@@ -130,11 +146,30 @@ def load_corpus(settings: CorpusSettings, synthetic: Literal["stories", "sentenc
 
 
 def synthetic_corpus(name: str, default: str) -> Corpus:
-    """Synthetic stories, or the training texts of the synthetic sentences; `default` is used for other names."""
-    kind = name if name in ("stories", "sentences") else default
+    """Synthetic stories, proteins, or the training texts of the synthetic sentences; `default` is used for other
+    names."""
+    kind = name if name in get_args(Synthetic) else default
     corpus_name = "synthetic" if kind == default else f"synthetic_{kind}"
+    if kind == "proteins":
+        return synthetic_proteins(corpus_name)
     texts = [make_stories()] if kind == "stories" else [str(text) for text in synthetic_texts().train.texts]
     return Corpus(texts, corpus_name, False, f"generated {kind}")
+
+
+def synthetic_proteins(name: str) -> Corpus:
+    """Sequences of residues of the synthetic families, without gaps, so that those of a family are aligned."""
+    made = alignments.make_families(alignments.SEQUENCE_FAMILIES, seed=3, depth=alignments.SEQUENCES, gaps=False)
+    texts = [row for family in made for row in letters_of(family.msa)]
+    families = [number for number, family in enumerate(made) for _ in range(len(family.msa))]
+    return Corpus(texts, name, False, "proteins of families sampled from Potts models", families)
+
+
+def read_proteins(files: list[Path]) -> list[str]:
+    """The sequences of FASTA files. Raises: DataError for a missing file, and as `read_fasta`."""
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"data={str(missing[0])!r}: there is no such file")
+    note_files(files)
+    return [record.sequence for file in files for record in read_fasta(file)]
 
 
 def _hub(s: CorpusSettings, known: list[str]) -> Corpus:
@@ -217,6 +252,7 @@ def _character_ids(text: str, preprocess: TextProcessor) -> Tensor | None:
 
 def chunks_of(texts: list[str], preprocess: TextProcessor, max_length: int) -> tuple[list[list[int]], list[list[int]]]:
     """(token ids, type ids) of texts with special tokens; longer texts are split into chunks of `max_length` tokens."""
+    texts = [cast(str, preprocess.normalize(text, f"the text {text[:20]!r} ...")) for text in texts]
     limit = min(max_length, preprocess.max_length)
     special = preprocess.backend.num_special_tokens_to_add(False)
     if limit <= special:

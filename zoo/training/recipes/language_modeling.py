@@ -11,9 +11,12 @@ from torch import Tensor
 from zoo.data.config import StreamSettings
 from zoo.data.splits import Splits
 from zoo.data.text.corpus import Corpus, text_tokenizer
+from zoo.data.text.datamodule import TextLinesDataModule
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.preprocessing.text import TextProcessor
+from zoo.tasks.language_modeling import MaskedLMTask
+from zoo.tasks.masked_residues import MaskedResidueTask, SiteFrequencies
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.text import DEFAULT_VOCAB_SIZE, token_fields, tokenizer_cache
 from zoo.training.run import Run
@@ -54,6 +57,23 @@ def mask_tokens(tokenizer: TextProcessor) -> tuple[int, tuple[int, ...]]:
     if mask is None:
         raise ValueError("the tokenizer has no mask token, which masked language modeling needs")
     return mask, tuple(sorted({i for name in tokenizer.special if (i := tokenizer.id(name)) is not None}))
+
+
+def masked_lm_task(run: Run, model: Model, data: TextLinesDataModule) -> MaskedLMTask:
+    """Masked language modeling; for proteins with a prediction by frequencies beside it, of each site of a family if
+    the sequences are aligned."""
+    c = run.config
+    mask_id, special = mask_tokens(model.preprocess)
+    options: dict[str, Any] = dict(mask_id=mask_id, special=special, mask_probability=c.task.mask_probability,
+                                   optim=c.optim, ema=c.trainer.ema, seed=c.seed)  # fmt: skip
+    if model.modality != "protein":
+        return MaskedLMTask(model, **options)
+    parts = (data.train, data.splits.train), (data.test, data.splits.test)
+    aligned = all(corpus.families and len(corpus) == len(tokens) for tokens, corpus in parts)  # none was cut
+    rows = data.train.ids.long().split(data.train.lengths.tolist())
+    frequencies = SiteFrequencies(rows, data.splits.train.families if aligned else [], model.config.vocab_size)
+    families = torch.tensor(data.splits.test.families) if aligned else None
+    return MaskedResidueTask(model, frequencies=frequencies, families=families, **options)
 
 
 class SampleText(L.Callback):
