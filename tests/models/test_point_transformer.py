@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import zoo
 from zoo.models.mapping.tensors import export_tensors, import_tensors
 from zoo.models.point_transformer.mapping import TABLE
-from zoo.nn.neighbors import nearest_neighbors
+from zoo.nn.neighbors import interpolate, nearest_neighbors
 
 SMALL = dict(in_features=5, width=16, depth=2, heads=4, num_classes=5, stages=(), neighbors=4, pair_dim=12)
 STAGED = SMALL | dict(stages=(1, 1), stride=3)
+TOKENS = STAGED | dict(head="token")
 
 
 class TheirBlock(nn.Module):
@@ -109,6 +110,8 @@ def test_order_changes_nothing(attention):
     staged = randomize(zoo.create_model("point_transformer_tiny", **STAGED, attention=attention)).double()
     close(staged(points=points[:, order]), staged(points=points), 1e-12)
     close(staged.float()(points=points[:, order].float()), staged(points=points.float()), 1e-5)
+    decoded = randomize(zoo.create_model("point_transformer_tiny", **TOKENS, attention=attention)).double()
+    close(decoded(points=points[:, order]), decoded(points=points)[:, order], 1e-12)
 
 
 @pytest.mark.parametrize("attention", [None, "softmax"])
@@ -128,6 +131,37 @@ def test_padding_changes_nothing_in_any_stage(attention):
     close(model(**left), y, 1e-12)
     empty = batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
     assert model(**empty).isfinite().all()
+
+    each = randomize(zoo.create_model("point_transformer_tiny", **TOKENS, attention=attention)).double()
+    scores = each(**batch)
+    assert scores.shape == (4, 20, 5)
+    for row, cloud in enumerate(clouds):
+        close(scores[row : row + 1, : len(cloud)], each(points=cloud[None].double()), 1e-12)
+    close(each(**left), scores.flip(1), 1e-12)
+    assert each(**empty).isfinite().all()
+
+
+@torch.no_grad()
+def test_interpolation_is_that_of_torch_geometric(monkeypatch):
+    pyg = pytest.importorskip("torch_geometric.nn.unpool.knn_interpolate", reason="pip install torch_geometric")
+
+    def knn(x: Tensor, y: Tensor, k: int, **_: object) -> Tensor:
+        """What torch-cluster's does: (numbers of y, numbers of their k nearest x)."""
+        found = torch.cdist(y, x).topk(min(k, len(x)), largest=False).indices
+        return torch.stack([torch.arange(len(y))[:, None].expand_as(found).flatten(), found.flatten()])
+
+    monkeypatch.setattr(pyg, "knn", knn)
+    draw = torch.Generator().manual_seed(0)
+    x, places, queries = (torch.randn(2, n, d, generator=draw).double() for n, d in ((7, 4), (7, 3), (20, 3)))
+    queries[:, 5] = places[:, 2]  # a point of the sample keeps its features
+    sizes = (7, 2)
+    keep = torch.arange(7) < torch.tensor(sizes)[:, None]
+    ours = interpolate(x, places, queries, keep)
+    for row, n in enumerate(sizes):
+        expected = pyg.knn_interpolate(x[row, :n], places[row, :n], queries[row], k=3)
+        assert error(ours[row], expected) <= 1e-9
+    close(ours[0, 5], x[0, 2], 1e-9)
+    assert error(interpolate(x.float(), places.float(), queries.float(), keep), ours) <= 1e-5
 
 
 @torch.no_grad()
@@ -168,6 +202,40 @@ def test_it_learns_which_of_two_clouds_is_flat():
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+def test_a_decoder_learns_saves_and_loads(tmp_path):
+    """Which points are in the upper half of their cloud; each parameter has its part in it."""
+    fields = dict(width=16, stages=(1, 1), depth=1, neighbors=4, num_classes=2, head="token")
+    model = zoo.create_model("point_transformer_tiny", **fields, seed=0)
+    draw, losses = torch.Generator().manual_seed(0), []
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(20):
+        points = torch.randn(8, 16, 3, generator=draw)
+        labels = (points[..., 2] > points[..., 2].mean(1, keepdim=True)).long()
+        loss = nn.functional.cross_entropy(model(points=points).mT, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    made = []
+    for checkpointing in (False, True):
+        model.set_checkpointing(checkpointing)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(points=points).mT, labels).backward()
+        made.append([p.grad.clone() for p in model.parameters()])
+    for kept, recomputed in zip(*made, strict=True):
+        close(recomputed, kept)
+    loaded = zoo.load(zoo.save(model.eval(), tmp_path / "model")).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(points=points), model(points=points))
+        close(loaded.bfloat16()(points=points.bfloat16()).float(), model(points=points), 0.1)
+    classifier = zoo.load(tmp_path / "model", head="classify", num_classes=3)
+    assert classifier(points=points).shape == (8, 3) and classifier.load_report.dropped
+    model.reset_head(0)
+    assert model(points=points).shape == (8, 16)
+
+
 @torch.no_grad()
 def test_memory_grows_with_the_points_and_not_with_their_pairs(monkeypatch):
     monkeypatch.setattr("zoo.nn.neighbors.PAIRS", 1 << 14)
@@ -178,7 +246,7 @@ def test_memory_grows_with_the_points_and_not_with_their_pairs(monkeypatch):
 
 @torch.no_grad()
 def test_a_staged_model_is_one_graph():
-    model = randomize(zoo.create_model("point_transformer_tiny", **STAGED | dict(depth=1, stages=(1,))))
+    model = randomize(zoo.create_model("point_transformer_tiny", **TOKENS | dict(depth=1, stages=(1,))))
     batch = ragged((6, 4))[1]
     torch._dynamo.reset()
     close(torch.compile(model, backend="eager", fullgraph=True)(**batch), model(**batch))
@@ -195,7 +263,7 @@ def test_a_staged_model_is_one_graph():
         ({"stride": 1}, "stride=1: expected at least 2"),
         ({"stages": (1, 0)}, r"stages=\(1, 0\): expected at least one block"),
         ({"width": 18}, "width=18 is halved 2 times.*a multiple of 4"),
-        ({"head": "token"}, "head='token' is for each of the points.*stages="),
+        ({"decoder_depth": 0}, "decoder_depth=0: expected at least 1"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, message):

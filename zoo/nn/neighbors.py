@@ -75,6 +75,22 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (index + shift).flatten()).view(*index.shape, x.shape[-1])
 
 
+def interpolate(x: Tensor, places: Tensor, queries: Tensor, keep: Tensor | None = None, count: int = 3) -> Tensor:
+    """Features at other places: x [B, M, D] of the points at places [B, M, 3], queries [B, N, 3] -> [B, N, D].
+
+    The mean of the `count` nearest points, weighted by the inverse of their squared distances (Qi et al. 2017,
+    PointNet++, equation 2); at the place of a point, its own features. keep [B, M]: True at real points; a cloud of
+    fewer than `count` has those alone.
+    """
+    index = nearest_neighbors(queries, places, count, keep)
+    distances = (queries[:, :, None] - take(places, index)).square().sum(-1)
+    weights = 1 / distances.clamp(min=1e-16)
+    if keep is not None:
+        weights = weights * take(keep[..., None], index)[..., 0]
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-16)
+    return (take(x, index) * weights[..., None].to(x.dtype)).sum(2)
+
+
 @dataclass(frozen=True, eq=False)
 class NeighborMask(Mask):
     """Each point attends to its neighbors: index [B, N, K], their numbers, and real [B, N, K], True where there is one;

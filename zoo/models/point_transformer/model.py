@@ -1,7 +1,8 @@
 """The point transformer (Zhao et al. 2021, https://arxiv.org/abs/2012.09164): attention among the nearest points.
 
 In stages, as figure 3 of the paper: blocks of vector attention among the nearest neighbors, then fewer points of more
-channels. Norms are layer norms instead of batch norms, so that a cloud gives the same output in any batch.
+channels; for an output at each point, a decoder back to all points. Norms are layer norms instead of batch norms, so
+that a cloud gives the same output in any batch.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificatio
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import TensorMask
 from zoo.nn.mlp import activation
-from zoo.nn.neighbors import NeighborMask, farthest_points, nearest_neighbors, take
+from zoo.nn.neighbors import NeighborMask, farthest_points, interpolate, nearest_neighbors, take
 from zoo.nn.stack import Stack
 
 
@@ -41,6 +42,7 @@ class PointTransformerConfig(PointCloudConfig):
     width: int = 512
     mlp_dim: int | None = 0
     stages: tuple[int, ...] = (1, 2, 3, 5)
+    decoder_depth: int = 1
     stride: int = 4
     neighbors: int = 16
     pair_dim: int | None = None
@@ -52,6 +54,8 @@ class PointTransformerConfig(PointCloudConfig):
         super().__post_init__()
         if self.stride < 2:
             raise ValueError(f"stride={self.stride}: expected at least 2")
+        if self.decoder_depth < 1:
+            raise ValueError(f"decoder_depth={self.decoder_depth}: expected at least 1")
         if any(blocks < 1 for blocks in self.stages):
             raise ValueError(f"stages={self.stages}: expected at least one block in each stage")
         if self.width % 2 ** len(self.stages):
@@ -59,10 +63,11 @@ class PointTransformerConfig(PointCloudConfig):
                 f"width={self.width} is halved {len(self.stages)} times, once for each of stages={self.stages}: "
                 f"expected a multiple of {2 ** len(self.stages)}"
             )
-        if self.head == "token" and self.stages:
-            raise ValueError(
-                "head='token' is for each of the points, of which later stages have some only: set stages=()"
-            )
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the output is for each of the points, of which the last stage has some only."""
+        return self.head == "token" and bool(self.stages)
 
     def width_of(self, stage: int) -> int:
         """The width of a stage; that of number len(stages) is the last."""
@@ -94,6 +99,31 @@ class TransitionDown(nn.Module):
         return y.masked_fill(~new[..., None], 0.0), chosen, new
 
 
+@dataclass(frozen=True)
+class Points:
+    """The points of a stage: places [B, N, 3], keep [B, N], True at real points or None, and their neighbors."""
+
+    places: Tensor
+    keep: Tensor | None
+    context: Context
+
+
+class TransitionUp(nn.Module):
+    """More points of fewer channels (section 3.4): act(norm(proj(x))) of the sample, interpolated at the points before
+    it, plus act(norm(proj(skip))) of what the encoder has made of these points."""
+
+    def __init__(self, width: int, out_width: int, config: PointTransformerConfig) -> None:
+        super().__init__()
+        self.act = activation(config.act)
+        self.proj, self.norm = nn.Linear(width, out_width), nn.LayerNorm(out_width, config.norm_eps)
+        self.skip_proj, self.skip_norm = nn.Linear(out_width, out_width), nn.LayerNorm(out_width, config.norm_eps)
+
+    def forward(self, x: Tensor, sample: Points, skip: Tensor, points: Points) -> Tensor:
+        """x [B, M, D] of a sample, skip [B, N, D / 2] of all points -> [B, N, D / 2]."""
+        y = interpolate(self.act(self.norm(self.proj(x))), sample.places, points.places, sample.keep)
+        return y + self.act(self.skip_norm(self.skip_proj(skip)))
+
+
 class Stage(nn.Module):
     """A stage before the last: blocks, then fewer points."""
 
@@ -104,9 +134,49 @@ class Stage(nn.Module):
         self.down = TransitionDown(width, 2 * width, config)
 
 
+class DecoderStage(nn.Module):
+    """A stage of the decoder: more points, then blocks."""
+
+    def __init__(self, config: PointTransformerConfig, number: int, first: int) -> None:
+        super().__init__()
+        width = config.width_of(number)
+        self.up = TransitionUp(2 * width, width, config)
+        self.blocks = make_stack(config, width, first, config.decoder_depth)
+
+
+class SegmentationHead(nn.Module):
+    """Scores of all points [B, N, C], by a decoder that is symmetric to the encoder (section 3.4).
+
+    act(norm(bottom(x))) and blocks at the last stage, then a stage for each one of the encoder, the last of them first,
+    and an MLP for each point.
+    """
+
+    def __init__(self, config: PointTransformerConfig) -> None:
+        super().__init__()
+        c, first = config, sum(config.stages) + config.depth
+        self.act = activation(c.act)
+        self.bottom, self.norm = nn.Linear(c.width, c.width), nn.LayerNorm(c.width, c.norm_eps)
+        self.blocks = make_stack(c, c.width, first, c.decoder_depth)
+        numbers = list(reversed(range(len(c.stages))))
+        firsts = [first + (i + 1) * c.decoder_depth for i in range(len(numbers))]
+        self.stages = nn.ModuleList(DecoderStage(c, *each) for each in zip(numbers, firsts))
+        self.dense, self.dropout = nn.Linear(c.width_of(0), c.width_of(0)), nn.Dropout(c.dropout)
+        self.proj = nn.Linear(c.width_of(0), c.num_classes)
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], points: Sequence[Points]) -> Tensor:
+        """x [B, M, D] of the last stage. skips: what the stages before it have made of their points; points: those of
+        all stages."""
+        x = self.blocks(self.act(self.norm(self.bottom(x))), points[-1].context, drop_padding=False)
+        stage: Any
+        for stage, skip, sample, more in zip(self.stages, skips[::-1], points[:0:-1], points[-2::-1]):
+            x = stage.blocks(stage.up(x, sample, skip, more), more.context, drop_padding=False)
+        return self.proj(self.dropout(self.act(self.dense(x))))
+
+
 def make_stack(config: PointTransformerConfig, width: int, first: int, depth: int) -> Stack:
     """Blocks number `first` to `first + depth - 1` of the model."""
     c, total = config, sum(config.stages) + config.depth
+    total += (len(c.stages) + 1) * c.decoder_depth if c.has_decoder else 0
     kind = "softmax" if c.attention is None else c.attention
     spec = BlockConfig.of(c, width=width, attention=kind, order="pre")
     blocks = [spec.block(layer, total) for layer in range(first, first + depth)]
@@ -124,6 +194,7 @@ class PointTransformer(PointCloudModel):
     The first three numbers of a point are its place. Of points at equal distances that cannot all be neighbors, and of
     equally far points in a sample, which one is chosen may depend on their order. The hidden states of `encode`, and
     its `layers`, are those of the last stage, [B, M, D], and have zeros behind the sample of a smaller cloud.
+    head="token" leads back from there to all points, see `SegmentationHead`.
     """
 
     def __init__(self, config: PointTransformerConfig) -> None:
@@ -138,6 +209,8 @@ class PointTransformer(PointCloudModel):
 
     def make_head(self) -> nn.Module | None:
         c = self.config
+        if c.has_decoder:
+            return SegmentationHead(c)
         if c.head == "token":
             return TokenClassificationHead(c.width, c.num_classes, c.dropout)
         if c.head == "classify":
@@ -151,6 +224,32 @@ class PointTransformer(PointCloudModel):
             return Context(mask=neighbors)
         return Context(mask=TensorMask(neighbors.dense(places.shape[1], places.shape[1])))
 
+    def encode_stages(
+        self,
+        points: Tensor,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> tuple[Any, list[Tensor], list[Points]]:
+        """(what `encode` returns, the outputs of the stages before the last, the points of all stages)."""
+        mask, _ = self.masks(points, attention_mask, lengths)
+        x = self.embed(points)
+        keep = None if mask is None else mask.bool()
+        places = points[..., :3]
+        places = places if places.dtype == torch.float64 else places.float()  # half precision has few places
+        skips, made = [], [Points(places, keep, self.context(places, keep))]
+        stage: Any
+        for stage in self.stages:
+            skips.append(stage.blocks(x, made[-1].context, drop_padding=False))
+            x, places, keep = stage.down(skips[-1], places, keep)
+            made.append(Points(places, keep, self.context(places, keep)))
+        y = self.blocks(x, made[-1].context, layers=layers, drop_padding=False)
+        if keep is None:
+            return y, skips, made
+        real = keep[..., None]
+        return (y * real if layers is None else (y[0] * real, [each * real for each in y[1]])), skips, made
+
     def encode_points(
         self,
         points: Tensor,
@@ -159,20 +258,21 @@ class PointTransformer(PointCloudModel):
         *,
         layers: Sequence[int] | None = None,
     ) -> tuple[Any, Tensor | None]:
-        mask, _ = self.masks(points, attention_mask, lengths)
-        x = self.embed(points)
-        keep = None if mask is None else mask.bool()
-        places = points[..., :3]
-        places = places if places.dtype == torch.float64 else places.float()  # half precision has few places
-        stage: Any
-        for stage in self.stages:
-            x = stage.blocks(x, self.context(places, keep), drop_padding=False)
-            x, places, keep = stage.down(x, places, keep)
-        y = self.blocks(x, self.context(places, keep), layers=layers, drop_padding=False)
-        if keep is None:
-            return y, None
-        real = keep[..., None]
-        return (y * real if layers is None else (y[0] * real, [each * real for each in y[1]])), keep
+        y, _, made = self.encode_stages(points, attention_mask, lengths, layers=layers)
+        return y, made[-1].keep
+
+    def forward(
+        self,
+        points: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        lengths: AnyLengths | None = None,
+        **unknown: Any,
+    ) -> Tensor:
+        if type(unknown) is not dict or unknown or points is None:
+            points = self.check_inputs(unknown, points)
+        if not self.config.has_decoder:
+            return super().forward(points, attention_mask, lengths)
+        return self.head(*self.encode_stages(points, attention_mask, lengths))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
