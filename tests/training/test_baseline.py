@@ -140,13 +140,19 @@ def test_a_fault_is_named_and_the_run_continues(monkeypatch: pytest.MonkeyPatch)
 def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
+    import sklearn.linear_model  # noqa: F401  its import takes longer than the limit
+
     release = threading.Event()
     monkeypatch.setattr(baseline, "MAX_SECONDS", 0.2)
-    monkeypatch.setattr(ImageDataModule, "simple_features", lambda *_: release.wait())
+    monkeypatch.setattr(ImageDataModule, "simple_features", lambda *_: None if release.wait() else None)
     thread = BaselineThread(Objective(), ImageDataModule(image_sets(), 8))
     assert thread.describe(0.0) == "being computed; shown at the end"
     assert thread.as_dict() == {"problem": "not computed within 0.2 s"}
     release.set()
+    thread._thread.join(20)
+    assert thread.wait() is not None, "a thread that waits for a busy CPU has its baseline later"
+    with pytest.raises(TimeoutError, match="the limit is 0 s of CPU time"):
+        compute(Objective(), texts([(WORDS[i % 4], i % 2) for i in range(30)], ["a", "b"]), limit=0.0)
 
 
 def test_no_random_number_of_the_run_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
