@@ -232,8 +232,9 @@ def test_gated_cross_attention_has_the_tokens_of_the_text() -> None:
     image = {"name": "vit_cifar_tiny", "depth": 2, "width": 16, "heads": 2, "mlp_dim": 16}
     model = zoo.bridge(image=image, text=text, by="cross", seed=0).eval()
     found = groups(zoo.explore(model, [torch.zeros(3, 32, 32, dtype=torch.uint8), TEXT]))
-    queries, _, shape = found["text to other states"]
+    queries, keys, shape = found["text to features"]
     assert queries == found["text"][0] and shape[0] == sum(len(part["texts"]) for part in queries)
+    assert keys[0]["grid"] == [8, 8] and shape[1] == 64
 
 
 def test_layers_without_weights_are_named() -> None:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.generate import generate
+from zoo.interpret.explore.image_tokens import with_image_tokens
 from zoo.interpret.explore.positions import (
     Patches,
     Positions,
     Tokens,
+    numbered,
     of_frames,
     of_graph,
     of_image,
@@ -22,7 +24,10 @@ from zoo.interpret.explore.positions import (
 )
 from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
+from zoo.models.coca.model import CoCa
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.gemma3.model import PooledProjector
+from zoo.models.text_to_image import TextToImageModel
 from zoo.models.whisper.model import Whisper
 from zoo.models.whisper.transcript_tokens import TranscriptTokens
 from zoo.nn.lengths import place
@@ -39,7 +44,8 @@ MEL_BINS = 64  # of the spectrogram that is shown of a waveform
 @dataclass(frozen=True)
 class PreparedInputs:
     """A batch of one row, and the positions of the stacks that compute it, by the paths of their towers: "" of a model
-    with one stack, "image", "text", "encoder", "decoder". title: the inputs in short."""
+    with one stack, "image", "text", "encoder", "decoder"; "features" are what cross-attention reads of an image, if not
+    the positions of its encoder. title: the inputs in short."""
 
     batch: dict[str, Tensor]
     positions: dict[str, Positions] = field(default_factory=dict)
@@ -73,6 +79,12 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
         batch, positions = of_encoder_decoder(model, items)
     elif isinstance(model, Bridge):
         batch, positions = of_bridge(model, items)
+    elif isinstance(model, TextToImageModel):
+        if "text" not in items:
+            raise ValueError("the model reads a text, with or without its image: give one, too")
+        text = one_row(model.preprocess(items["text"]))
+        batch, joint = with_image_tokens(model, text, items.get("image"))
+        positions = {"": joint}
     elif len(items) == 1 and not hasattr(model, "modalities"):
         name, item = next(iter(items.items()))
         batch = one_row(model.preprocess(item), name)
@@ -92,6 +104,8 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
 def by_modality(model: Any, inputs: Any) -> dict[str, Any]:
     """{"image", "text", "audio" or "target": item} of the inputs of `explore`."""
     taken = [record.name for record in of_model(model)]
+    if isinstance(model, TextToImageModel):
+        taken.append("image")  # whose tokens it reads
     writes = isinstance(model, EncoderDecoder) and model.decoder is not None
     names = {**{MODALITIES[name].argument: name for name in taken}, **({"target": "target"} if writes else {})}
     if isinstance(inputs, Mapping) and inputs and "array" not in inputs:
@@ -214,9 +228,18 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
     batch[f"{model.decoder_prefix}input_ids"] = ids.cpu()
     tokens = of_text(decoder, ids)
     positions = {"encoder": encoder, "decoder": tokens}
-    if hasattr(model, "text"):  # CoCa, whose class token stands behind the text
-        positions["text"] = Positions((*tokens.parts, Tokens(("[CLS]",))))
-    return batch, positions
+    return batch, positions | of_coca(model, encoder, tokens)
+
+
+def of_coca(model: Any, encoder: Positions, tokens: Positions) -> dict[str, Positions]:
+    """Of CoCa the text tower, whose class token stands behind one of padding, and what its decoder attends to: the
+    pooled image, or without a pooler the patches. Nothing for other models."""
+    if not isinstance(model, CoCa):
+        return {}
+    behind = ("[PAD]",) * (len(tokens) < model.config.max_length) + ("[CLS]",)
+    queries = model.config.pooler_queries
+    features = Positions(encoder.parts[-1:]) if queries is None else numbered(queries - 1, "pooled")
+    return {"text": Positions((*tokens.parts, Tokens(behind))), "features": features}
 
 
 def written_limit(model: Any) -> int:
@@ -233,7 +256,7 @@ def target_ids(model: Any, text: str) -> list[int]:
     processor = getattr(model.preprocess, "text", model.preprocess)
     if processor is None:
         raise ValueError("the model has no tokenizer for a target text: omit it")
-    if hasattr(model, "text"):
+    if isinstance(model, CoCa):
         found: list[int] = processor(text)["input_ids"][0].tolist()
         return found
     if model.inputs[0] == "pixel_values":
@@ -266,12 +289,27 @@ def of_bridge(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     if not hasattr(getattr(processor, name), "pixels") and name == "image":  # tiles
         return batch, {"text": tokens}
     fields = positions_of(model.tower(name), getattr(processor, name), name, item, own)
-    return batch, {name: fields, "text": with_fields(tokens, fields, ids[0] == model.config.feature_token_id)}
+    text_with_fields = with_fields(tokens, fields, ids[0] == model.config.feature_token_id, model.connector)
+    return batch, {name: fields, "text": text_with_fields, **of_connector(model.config, fields)}
 
 
-def with_fields(tokens: Positions, fields: Positions, places: Tensor) -> Positions:
-    """The tokens of a text with the patches of its image at their places; the tokens alone if the numbers differ."""
+def of_connector(config: Any, fields: Positions) -> dict[str, Positions]:
+    """The features that gated cross-attention reads, and the queries and keys of a resampler."""
+    features = Positions(fields.parts[-1:]) if config.drop_prefix else fields
+    if config.resampler_tokens is None or config.by == "projector":
+        return {"features": features}
+    latents = numbered(config.resampler_tokens, "latent")
+    path = "connector" if config.by == "cross" else "connector.resampler"
+    return {"features": latents, path: latents, f"{path} keys": Positions((*features.parts, *latents.parts))}
+
+
+def with_fields(tokens: Positions, fields: Positions, places: Tensor, connector: Any) -> Positions:
+    """The tokens of a text with the patches of its image at their places, or with the rectangles of patches that the
+    connector makes one token of; the tokens alone if the numbers differ."""
     patches = fields.parts[-1]
+    if isinstance(patches, Patches) and isinstance(connector, PooledProjector):
+        rows, columns = (count // step for count, step in zip(patches.grid, connector.kernel))
+        patches = replace(patches, grid=(rows, columns))
     inside = places.nonzero().flatten().tolist()
     if not isinstance(patches, Patches) or len(patches) != len(inside):
         return tokens

@@ -25,7 +25,7 @@ MAX_BYTES = 60e6  # of the maps of one model
 BYTES_PER_KEY = 1.9 * 4 / 3  # about 1.9 bytes for a key and its weight when compressed, and 4/3 as many in base64
 LAYER = re.compile(r"(?:(?P<tower>.+?)\.)?blocks\.(?P<number>\d+)\.(?P<part>mixer|cross)")
 CROSS_QUERIES = {"gated_cross": "text"}  # whose positions the queries of cross-attention are, if not of its own tower
-CROSS_KEYS = {"decoder": "encoder"}  # whose positions its keys are
+CROSS_KEYS = {"decoder": "encoder", "gated_cross": "features"}  # whose positions its keys are, if there are no features
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +113,10 @@ def make_group(tower: str, part: str, prepared: PreparedInputs, max_tokens: int 
     side = CROSS_QUERIES.get(tower, tower)
     own = prepared.positions.get(side, unknown).first(max_tokens)
     if part == "mixer":
-        return MapGroup(tower or "self-attention", own, own, True)
+        keys = prepared.positions.get(f"{tower} keys", own)  # a resampler attends to features, too
+        return MapGroup(tower or "self-attention", own, keys, keys is own)
     if part == "cross":
-        name = CROSS_KEYS.get(tower, "")
+        name = "features" if "features" in prepared.positions else CROSS_KEYS.get(tower, "")
         keys = prepared.positions.get(name, unknown).first(max_tokens)
         return MapGroup(f"{side} to {name or 'other states'}", own, keys, False)
     name = part.partition(".")[0]  # attention pooling, such as image.head.mixer, or to induced points

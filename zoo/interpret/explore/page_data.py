@@ -173,6 +173,7 @@ def part_values(part: Part) -> dict[str, Any]:
         "image": pixels_uri(part.pixels),
         "size": [part.pixels.shape[2], part.pixels.shape[1]],
         "grid": list(part.grid),
+        "count": len(part),
         "box": [rounded(edge, 6) for edge in part.box],
         "seconds": part.seconds and rounded(part.seconds, 6),
         "hertz": [[rounded(place), hertz] for place, hertz in part.hertz],

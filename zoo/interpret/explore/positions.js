@@ -112,7 +112,7 @@ class PatchesView {
     this.start = start;
     this.part = part;
     [this.rows, this.columns] = part.grid;
-    this.count = this.rows * this.columns;
+    this.count = part.count; // fewer than the grid has if the last tokens of an image are not read
     const [left, top, right, bottom] = part.box;
     this.canvas = element("canvas", { class: "weights" });
     this.mark = element("div", { class: "mark", hidden: "" });
@@ -153,7 +153,8 @@ class PatchesView {
     const column = Math.floor(((event.clientX - box.left) / box.width) * this.columns);
     const row = Math.floor(((event.clientY - box.top) / box.height) * this.rows);
     if (column < 0 || row < 0 || column >= this.columns || row >= this.rows) return null;
-    return this.start + this.shownRow(row) * this.columns + column;
+    const index = this.shownRow(row) * this.columns + column;
+    return index < this.count ? this.start + index : null;
   }
 
   place(index) {
@@ -178,11 +179,11 @@ class PatchesView {
   }
 
   show(weights, most, active) {
-    const shares = new Float32Array(this.count);
+    const shares = new Float32Array(this.rows * this.columns);
     for (let row = 0; row < this.rows; row++) {
       for (let column = 0; column < this.columns; column++) {
-        const weight = weights[this.start + this.shownRow(row) * this.columns + column];
-        shares[row * this.columns + column] = shareOf(weight, most);
+        const index = this.shownRow(row) * this.columns + column;
+        if (index < this.count) shares[row * this.columns + column] = shareOf(weights[this.start + index], most);
       }
     }
     paint(this.canvas, this.columns, this.rows, shares, onImage);

@@ -35,6 +35,7 @@ class Patches:
         kind: "image", or "audio" for a spectrogram, whose first row of fields is at the bottom.
         pixels: uint8 [C, H, W], as it is shown: of a spectrogram the low frequencies are at the bottom.
         grid: (rows, columns).
+        count: The number of positions, if the last fields of the grid are none.
         box: (left, top, right, bottom) of the grid, as fractions of the width and height.
         seconds: Length of a spectrogram.
         hertz: [(fraction of the height from the bottom, frequency)], the ticks of a spectrogram.
@@ -46,9 +47,10 @@ class Patches:
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     seconds: float | None = None
     hertz: tuple[tuple[float, float], ...] = ()
+    count: int | None = None
 
     def __len__(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.grid[0] * self.grid[1] if self.count is None else self.count
 
     def first(self, count: int) -> "Patches":
         """The first columns of a grid with one row. Raises ValueError for a grid with several."""
@@ -163,7 +165,7 @@ class Positions:
     def geometry(self) -> tuple[tuple[int, int] | None, int]:
         """(grid, prefix) for distances: those of patches after other tokens, or (None, 0) for a sequence."""
         *before, last = self.parts or (Tokens(()),)
-        if isinstance(last, Patches) and not any(isinstance(part, Patches) for part in before):
+        if isinstance(last, Patches) and last.count is None and not any(isinstance(part, Patches) for part in before):
             return last.grid, sum(map(len, before))
         return None, 0
 
