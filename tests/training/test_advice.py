@@ -1,5 +1,7 @@
 """The advice of a run: each alarm where it is due, and silence where it is not."""
 
+import io
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from recipe_calls import caller
+from rich.console import Console
 from tiny_run import image_sets, tiny_run
 
 from zoo.data.image.datamodule import ImageDataModule
@@ -15,9 +18,11 @@ from zoo.data.text.datamodule import TextDataModule
 from zoo.data.text.dataset import TextDataset
 from zoo.models.ast.model import ASTConfig
 from zoo.preprocessing.tokenizer_training import train as train_tokenizer
-from zoo.training import advice
+from zoo.tasks.problem_types import Objective
+from zoo.training import advice, baseline
 from zoo.training.advice import after_training, before_training, if_longer, longer, loss_still_falls
-from zoo.training.baseline import Baseline
+from zoo.training.banner import LateBaseline
+from zoo.training.baseline import Baseline, BaselineThread
 from zoo.training.config import ImageSettings
 from zoo.training.recipes.audio import patch_hint
 from zoo.training.recipes.config import (
@@ -95,6 +100,22 @@ def test_texts_that_word_counts_classify_are_said_on_the_first_screen() -> None:
     (only,) = before_training(run, text_module(), BASELINE)
     assert "seldom does better than this baseline on fewer than 50,000 texts" in only
     assert "model.source=google-bert/bert-base-uncased" in only
+
+
+def test_a_baseline_that_is_late_is_printed_once_with_its_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, known, out = run_of(settings=FinetuneSettings), threading.Event(), Console(file=io.StringIO(), width=300)
+    monkeypatch.setattr(baseline, "compute", lambda *_: known.wait(60) and BASELINE)
+    run.baseline = BaselineThread(Objective(), text_module())
+    late = LateBaseline(run, text_module(), out)
+    late.on_train_batch_end()
+    assert out.file.getvalue() == ""  # type: ignore[attr-defined]
+    known.set()
+    assert run.baseline.wait() == BASELINE
+    late.on_train_batch_end()
+    late.on_train_batch_end()
+    (first, second) = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert first.startswith("baseline  word counts + logistic regression: accuracy 80.00% (validation)")
+    assert "seldom does better than this baseline" in second
 
 
 @pytest.mark.parametrize("silent", ["synthetic", "uninformative", "many", "number", "none", "images"])

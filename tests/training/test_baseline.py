@@ -1,6 +1,7 @@
 """The baseline of a run: what simple models reach on its items, by their own laws and beside a run."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from zoo.data.text.dataset import TextDataset
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.tokenizer_training import train as train_tokenizer
 from zoo.tasks.problem_types import Objective, unit_of
-from zoo.training import baseline
+from zoo.training import banner, baseline, fit
 from zoo.training.baseline import Baseline, BaselineThread, compute, start_baseline
+from zoo.training.run import Run
 
 
 def texts(rows: list[tuple[Any, Any]], classes: list[str], kind: Any = "single_label_classification") -> TextDataModule:
@@ -138,16 +140,15 @@ def test_a_fault_is_named_and_the_run_continues(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     import sklearn.linear_model  # noqa: F401  its import takes longer than the limit
 
     release = threading.Event()
     monkeypatch.setattr(baseline, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(ImageDataModule, "simple_features", lambda *_: None if release.wait() else None)
     thread = BaselineThread(Objective(), ImageDataModule(image_sets(), 8))
-    assert thread.describe(0.0) == "being computed; shown at the end"
+    assert thread.describe(0.0) == "being computed; shown when it is known" and not thread.is_described
     assert thread.as_dict() == {"problem": "not computed within 0.2 s"}
+    assert thread.describe(0.0) == "not computed within 0.2 s" and thread.is_described
     release.set()
     thread._thread.join(20)
     assert thread.wait() is not None, "a thread that waits for a busy CPU has its baseline later"
@@ -165,7 +166,25 @@ def test_no_random_number_of_the_run_is_used(monkeypatch: pytest.MonkeyPatch) ->
     assert (states[1] == np.random.get_state()[1]).all()  # type: ignore[index]
 
 
-def test_a_run_computes_the_same_with_and_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_computes_the_same_with_and_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline is late here: known after the banner, before the first step."""
+    banner_is_printed = threading.Event()
+
+    def computed(*args: Any) -> Baseline:
+        banner_is_printed.wait(60)
+        return compute(*args)
+
+    def print_banner(run: Run, *args: Any) -> float | None:
+        seconds = banner.print_banner(run, *args)
+        banner_is_printed.set()
+        assert run.baseline is None or run.baseline.wait()
+        return seconds
+
+    monkeypatch.setattr(banner, "BASELINE_SECONDS", 0.0)
+    monkeypatch.setattr(baseline, "compute", computed)
+    monkeypatch.setattr(fit, "print_banner", print_banner)
     tiny_run(tmp_path / "with", "monitor=f1")
     shown = capsys.readouterr().out
     tiny_run(tmp_path / "without", "monitor=f1", "baseline=false")
@@ -176,7 +195,9 @@ def test_a_run_computes_the_same_with_and_without_it(tmp_path: Path, capsys: pyt
         "mean colors of a 4 x 4 grid + logistic regression",
         1.0,
     )
-    assert shown.count("baseline ") >= 2 and "100.00% (validation)" in shown  # on the first screen and at the end
+    lines = [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("baseline ")]
+    assert lines == ["being computed; shown when it is known", lines[1], lines[1]]  # the banner, a step, the end
+    assert "f1 100.00% (validation)" in lines[1]
     assert "baseline" not in capsys.readouterr().out
     assert json.loads((tmp_path / "without" / "metrics.json").read_text())["baseline"] is None
 

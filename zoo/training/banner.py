@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from rich.console import Console
 from rich.markup import escape
 
@@ -16,6 +17,7 @@ from zoo.tasks.base import Task
 from zoo.tasks.mup import describe_mup
 from zoo.training import devices
 from zoo.training.advice import after_training, before_training
+from zoo.training.baseline import Baseline
 from zoo.training.callbacks import monitors
 from zoo.training.metrics_file import MetricsTable
 from zoo.training.result import Result
@@ -25,7 +27,7 @@ from zoo.utils import distributed
 from zoo.utils.console import clock_time, format_duration
 from zoo.utils.escape import printable
 
-BASELINE_SECONDS = 1.0  # that the banner waits for the baseline; a later one is shown at the end
+BASELINE_SECONDS = 1.0  # that the banner waits for the baseline; a later one is shown after the step when it is known
 PRECISIONS = {"bf16-master": "bf16-master: steps in bfloat16, with weights cast from the float32 ones that are trained"}
 PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
 
@@ -42,7 +44,8 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         out.print(f"\n  {warning}\n", style="bold black on yellow", markup=False)
     frozen = sum(p.numel() for p in task.model.parameters() if not p.requires_grad)
     size = f"{task.size:,} parameters" + (f", {frozen:,} frozen" if frozen else "")
-    baseline = run.baseline.describe(BASELINE_SECONDS) if run.baseline else ""
+    if run.baseline:
+        run.baseline.wait(BASELINE_SECONDS)
     seconds = expected_seconds(run, task, steps - done, steps_per_epoch, loaders)
     rows = [
         ("data", f"{data.name} ({data.kind}), {data.counts}, {data.source}"),
@@ -55,15 +58,37 @@ def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, s
         ("best step", describe_monitors(run, task)),
         ("folder", _describe_folder(run, done)),
         *([("resume", resume)] if (resume := describe_resume(run, task, steps - done, loaders)) else []),
-        *([("baseline", baseline)] if baseline else []),
+        *([("baseline", run.baseline.describe(0))] if run.baseline else []),
         ("expected end", describe_end(run, steps - done, seconds)),
     ]  # fmt: skip
     if isinstance(task.model, Model) and (problem := export_problem(task.model)):
         rows.append(("no export", problem))
-    found = run.baseline.wait(0) if run.baseline else None
-    rows += [("advice", advice) for advice in before_training(run, loaders, found)]
+    rows += [("advice", advice) for advice in before_training(run, loaders, _described_baseline(run))]
     _print_rows(out, rows)
     return seconds
+
+
+def _described_baseline(run: Run) -> Baseline | None:
+    return run.baseline.wait(0) if run.baseline and run.baseline.is_described else None
+
+
+class LateBaseline(L.Callback):
+    """Prints a baseline that the banner could not wait for, and the advice that rests on it, once they are known."""
+
+    def __init__(self, run: Run, loaders: Any, out: Console) -> None:
+        self.run, self.loaders, self.out = run, loaders, out
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Print them after the first step when they are known."""
+        baseline = self.run.baseline
+        if baseline is None or baseline.is_described:
+            return
+        if baseline.wait(0) is None and not baseline.problem:
+            return
+        rows = [("baseline", baseline.describe(0))]
+        printed = before_training(self.run, self.loaders, None)
+        new = before_training(self.run, self.loaders, _described_baseline(self.run))
+        _print_rows(self.out, rows + [("advice", advice) for advice in new if advice not in printed])
 
 
 def describe_end(run: Run, steps: int, seconds: float | None) -> str:

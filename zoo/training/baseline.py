@@ -86,10 +86,11 @@ class BaselineThread:
 
     Attributes:
         problem: Why there is no baseline, for messages; empty while it is computed.
+        is_described: Whether `describe` has returned the baseline, or why there is none.
     """
 
     def __init__(self, objective: Objective, data: KeyedDataModule, metric: str = "") -> None:
-        self.problem = ""
+        self.problem, self.is_described = "", False
         self._baseline: Baseline | None = None
         self._deadline = time.monotonic() + MAX_SECONDS
         self._thread = threading.Thread(
@@ -112,7 +113,8 @@ class BaselineThread:
     def describe(self, seconds: float = MAX_SECONDS) -> str:
         """The baseline in one line, or why there is none."""
         found = self.wait(seconds)
-        return found.describe() if found else self.problem or "being computed; shown at the end"
+        self.is_described = found is not None or bool(self.problem)
+        return found.describe() if found else self.problem or "being computed; shown when it is known"
 
     def as_dict(self) -> dict[str, Any]:
         """The baseline for `metrics.json`, or why there is none."""

@@ -15,7 +15,7 @@ from zoo.tasks.cuda_graph import GraphedModel
 from zoo.tasks.mup import initialize_mup
 from zoo.training import devices
 from zoo.training.advice import if_longer
-from zoo.training.banner import print_banner, print_summary
+from zoo.training.banner import LateBaseline, print_banner, print_summary
 from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of, values_of
@@ -116,6 +116,8 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
     bar = ProgressBar(out, timer, budget)
     if t.progress:
         callbacks.append(bar)
+    if run.baseline:
+        callbacks.append(LateBaseline(run, data, out))
     trainer = make_trainer(run.config, run.folder.path, steps, validate_every, callbacks, csv)
     done = resumed_step(run, csv, task.model)
     expected = print_banner(run, task, data, out, steps, steps_per_epoch, done)
