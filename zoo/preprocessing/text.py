@@ -213,7 +213,8 @@ class TextProcessor:
             elif (tokens := len(encoding)) > self.max_length:
                 found[index] = ValueError(
                     f"{names[index]} has {tokens} tokens, expected at most max_length={self.max_length}: truncate it "
-                    "with model.preprocess(texts, truncate='cut') or zoo.predict(..., truncation=True), or split it"
+                    "with model.preprocess(texts, truncate='cut') or zoo.predict(..., truncation=True), on the command "
+                    "line with --truncation, or split it"
                 )
                 long[index] = tokens
         if self.truncate == "error" or not long:
