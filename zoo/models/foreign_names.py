@@ -23,6 +23,8 @@ MODEL_NAMES = {
     "gradient_checkpointing_disable": "use model.set_checkpointing(False)",
     "resize_token_embeddings": "create or load the model with another vocab_size=",
     "tie_weights": "weights are tied when a model is created or loaded, and stay so",
+    "get_input_embeddings": "model.tokens.word has the embeddings of tokens",
+    "num_parameters": "use sum(p.numel() for p in model.parameters()), or zoo info MODEL",
     "get_output_embeddings": "model.head.proj is the output layer",
     "set_attn_implementation": "load the model with attention=...; fused kernels are used where they apply",
     "add_adapter": "use zoo.tasks.add_lora(model), or peft.get_peft_model(model, ...)",
