@@ -257,24 +257,30 @@ def test_int8_is_smaller_and_as_accurate_as_it_says(tmp_path, exported, capsys):
     assert int8.measure_file(model, folder / "model.onnx", examples, labels) >= 0.5
 
 
-def test_weights_of_more_than_two_gigabytes_lie_beside_the_graph(tmp_path, monkeypatch):
-    """With a lower limit, which a small model is above, too."""
-    model, limit = classifier(), graph.ONE_FILE
+def test_weights_of_more_than_two_gigabytes_lie_beside_the_graph(tmp_path, monkeypatch, capsys):
+    """With a lower limit, which a small model is above: in int8, in float32 over it, moved, in one file over that."""
+    model, limit, out = classifier(), graph.ONE_FILE, tmp_path / "out"
     assert 1.9e9 < limit < 2**31
     monkeypatch.setattr(graph, "ONE_FILE", 1000)
-    parts, files = parts_of(model), []
-    graph.write_graph(graph.plain_float32(model, model.state_dict()), parts, tmp_path / "model.onnx")
-    (tmp_path / "elsewhere").mkdir()
-    for file in tmp_path.glob("model.onnx*"):
-        files.append(file.rename(tmp_path / "elsewhere" / file.name).name)
-    assert sorted(files) == ["model.onnx", "model.onnx.data"]
-    file = tmp_path / "elsewhere" / "model.onnx"
-    assert graph.compare(model, parts, file) <= 1e-5
-    whole = file.with_name("model.onnx.data").stat().st_size
-    int8.quantize_file(model, file, own_predictions(model), 0.5)
-    assert sorted(path.name for path in file.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
-    assert file.with_name("model.onnx.data").stat().st_size < whole / 2
-    assert graph.open_session(file).get_inputs()
+    zoo.export(model, out, "onnx", quantize="int8", examples=own_predictions(model), tolerance=0.5)
+    assert "weights are too large for one file: model.onnx.data must stay beside it" in capsys.readouterr().err
+    small = out.joinpath("model.onnx.data").stat().st_size
+    assert graph.open_session(out / "model.onnx").get_inputs()
+    zoo.export(model, out, "onnx")
+    files = ["config.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    assert small < out.joinpath("model.onnx.data").stat().st_size / 2
+    moved = out.rename(tmp_path / "elsewhere")
+    assert graph.compare(model, parts_of(model), moved / "model.onnx") <= 1e-5
+    before = {path.name: path.read_bytes() for path in moved.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "run", lambda *_: [torch.zeros(1)])
+        with pytest.raises(ValueError, match="was not written"):
+            zoo.export(model, moved, "onnx")
+    assert {path.name: path.read_bytes() for path in moved.iterdir()} == before
+    monkeypatch.setattr(graph, "ONE_FILE", limit)
+    zoo.export(model, moved, "onnx")
+    assert sorted(path.name for path in moved.iterdir()) == [name for name in files if name != "model.onnx.data"]
 
 
 def test_int8_is_refused_with_both_numbers(tmp_path, monkeypatch):
@@ -305,6 +311,8 @@ def test_scores_of_other_heads(exported):
     assert count == 3 and total == pytest.approx(-float(rows[0, 0, 2] + rows[0, 1, 3] + rows[1, 0, 5]), rel=1e-5)
     regression = tiny("bert", depth=1, head="classify", num_classes=1)
     assert accuracy_gate.score(regression, torch.tensor([[1.0], [3.0]]), {}, [[0.0], [1.0]]) == (5.0, 2)
+    regression.preprocess = exported[0].preprocess
+    accuracy_gate.check_options(regression, "int8", [("a", 9.0)], 5.0, "export it")  # a loss may rise by more than 1
 
 
 @pytest.mark.parametrize(
@@ -313,7 +321,10 @@ def test_scores_of_other_heads(exported):
         (dict(quantize="int8"), "give labeled examples"),
         (dict(quantize="int8", examples=[("a", "bad")]), "give labeled examples"),
         (dict(quantize="int4", examples=[("a", "bad")], tolerance=0.01), "'int4': expected 'int8'"),
-        (dict(quantize="int8", examples=[("a", "bad")], tolerance=5), "tolerance=5: expected a number from 0 to 1"),
+        (
+            dict(quantize="int8", examples=[("a", "bad")], tolerance=5),
+            "tolerance=5: expected a number of at least 0 and below 1",
+        ),
         (dict(tolerance=0.01), "give quantize='int8', or omit them"),
         (dict(format="transformers", tolerance=0.01), "are for format=\"onnx\", given format='transformers'"),
     ],

@@ -1,5 +1,6 @@
 """int8 weights change the outputs: a gate that accepts them only if a measure on labeled examples allows it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,8 +53,9 @@ def check_options(
             "trained on, and the greatest acceptable loss, examples=[(input, label), ...], tolerance=0.01 (zoo export: "
             "--table validation.csv --tolerance 0.01)"
         )
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance={tolerance!r}: expected a number from 0 to 1, such as 0.01")
+    limit, below = (1.0, " and below 1") if is_single_label(model) else (math.inf, "")  # losses have any size
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < limit:
+        raise ValueError(f"tolerance={tolerance!r}: expected a number of at least 0{below}, such as 0.01")
     if model.config.head not in ("classify", "lm") or model.config.parts:
         raise ValueError(
             f"quantize='int8' measures classifiers (accuracy) and language models (loss), and this model has "

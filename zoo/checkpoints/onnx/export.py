@@ -49,6 +49,8 @@ def write(
         difference, names = graph.compare(same, parts, file), FILE
     verb, whose = ("equal", "their") if both_sides else ("equals", "its")
     line = f"{names} {verb} the model to {difference:.1e} of its largest output, for 1 to 9 rows"
+    if beside := sorted(path.name for path in folder.glob("*.onnx.data")):
+        line += f"; {whose} weights are too large for one file: {', '.join(beside)} must stay beside it"
     if model.dtype != same.dtype:
         line += f"; {whose} weights are float32 ({str(model.dtype).removeprefix('torch.')} before)"
     say(line, file=sys.stderr)
