@@ -119,6 +119,21 @@ def test_other_files_links_and_the_mode_of_the_folder_are_kept(tmp_path: Path) -
     assert (folder / "notes.txt").stat().st_ino == number and stat.S_IMODE(folder.stat().st_mode) == 0o750
 
 
+def test_files_that_a_writer_made_private_can_be_read_by_others(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "model") as staged:
+            (staged / "part").mkdir(mode=0o700)
+            for name, mode in (("weights", 0o600), ("part/script", 0o700)):
+                os.close(os.open(staged / name, os.O_CREAT, mode))
+    finally:
+        os.umask(mask)
+    found = {
+        name: stat.S_IMODE((tmp_path / "model" / name).stat().st_mode) for name in ("weights", "part", "part/script")
+    }
+    assert found == {"weights": 0o640, "part": 0o750, "part/script": 0o740}
+
+
 def test_a_file_that_arrives_during_the_exchange_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, exchange = tmp_path / "model", atomic._exchange
     prepared(folder)

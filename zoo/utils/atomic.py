@@ -158,6 +158,7 @@ def atomic_folder(path: str | Path, owns: tuple[str, ...] = ()) -> Iterator[Path
     with _errors_of_the_disk(path), _temporary(place, path.name, is_folder=True) as staged:
         yield staged
         os.chmod(staged, 0o777 & ~_umask())
+        _make_readable(staged)
         _sync_all(staged)
         if not path.exists():
             os.replace(staged, path)
@@ -359,6 +360,14 @@ def sync(path: Path) -> None:
 def _sync_all(folder: Path) -> None:
     for entry in (*folder.rglob("*"), folder):
         sync(entry)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give files the permissions of new ones: safetensors and onnx write some that their owner alone can read."""
+    mask = _umask()
+    for entry in (entry for entry in folder.rglob("*") if not entry.is_symlink()):
+        new = (0o777 if entry.is_dir() else 0o666) & ~mask
+        os.chmod(entry, entry.stat().st_mode & 0o7777 | new)
 
 
 def _umask() -> int:
