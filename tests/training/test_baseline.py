@@ -144,7 +144,11 @@ def test_the_time_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     release = threading.Event()
     monkeypatch.setattr(baseline, "MAX_SECONDS", 0.2)
-    monkeypatch.setattr(ImageDataModule, "simple_features", lambda *_: None if release.wait() else None)
+
+    def no_features_until_then(*_: object) -> None:
+        release.wait()
+
+    monkeypatch.setattr(ImageDataModule, "simple_features", no_features_until_then)
     thread = BaselineThread(Objective(), ImageDataModule(image_sets(), 8))
     assert thread.describe(0.0) == "being computed; shown when it is known" and not thread.is_described
     assert thread.as_dict() == {"problem": "not computed within 0.2 s"}
