@@ -84,7 +84,13 @@ def difference(model: zoo.Model, folder: Path, rows: int, size: int) -> float:
 BOTH_SIDES = [name for name in family_names() if "decoder_input_ids" in family(name).model.inputs]
 STATE_SPACES = ["mamba", "mamba2"]  # computed in chunks
 IMAGE_TOKENS = [name for name in family_names() if "image_ids" in family(name).model.inputs]
-ONE_SIDE = [name for name in family_names() if name not in [*BOTH_SIDES, *STATE_SPACES, *IMAGE_TOKENS]]
+SETS = {  # and why there is no ONNX graph of them
+    "gat": "attention along edges sorts them",
+    "graph_transformer": "attention along edges sorts them",
+    "evoformer": "a graph would hold for one number of sequences and residues",
+    "point_transformer": "TransitionDown chooses points one after another",
+}
+ONE_SIDE = [name for name in family_names() if name not in [*BOTH_SIDES, *STATE_SPACES, *IMAGE_TOKENS, *SETS]]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.full) for n in ONE_SIDE])
@@ -97,7 +103,7 @@ def test_every_family(name, tmp_path):
     inputs = onnx.load(folder / "model.onnx").graph.input
     axes = [[size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim] for value in inputs]
     assert all(str(shape[0]).endswith("batch") for shape in axes)
-    assert all(shape[1] in ("length", "samples") for shape in axes if len(shape) == 2)
+    assert all(shape[1] in ("length", "samples", "points") for shape in axes if len(shape) == 2)
 
 
 @pytest.mark.parametrize("name", IMAGE_TOKENS)
@@ -105,6 +111,20 @@ def test_models_of_image_tokens_are_refused_by_name(name, tmp_path):
     with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: images are generated token by"):
         zoo.export(zoo.create_model(f"{name}_nano", seed=0, depth=1), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_graphs_alignments_and_stages_of_points_are_refused_by_name(name, tmp_path):
+    with pytest.raises(ValueError, match=f"this {name} cannot be exported to ONNX: {SETS[name]}"):
+        zoo.export(tiny(name), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+def test_points_without_stages(tmp_path):
+    model = tiny("point_transformer", stages=(), neighbors=4)
+    folder = zoo.export(model, tmp_path / "out", "onnx")
+    assert max(difference(model, folder, rows, size) for rows in (1, 4) for size in (0, 1)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", STATE_SPACES)

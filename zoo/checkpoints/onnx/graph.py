@@ -116,12 +116,18 @@ def size_of(graph: Any) -> int:
 
 def check_mixers(model: Model, parts: list[Part]) -> None:
     """Raise ValueError for a mixer whose graph holds for one length, if the inputs have any length."""
-    kinds = {str(getattr(m, "kind", type(m).__name__)) for m in model.modules() if hasattr(m, "fixed_length_graph")
-             and m.fixed_length_graph}  # fmt: skip
-    if kinds and any(part.lengths for part in parts):
+    if not any(part.lengths for part in parts):
+        return
+    fixed = [module for module in model.modules() if getattr(module, "fixed_length_graph", False)]
+    if kinds := {str(module.kind) for module in fixed if hasattr(module, "kind")}:
         raise ValueError(
             f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} computes rows in chunks, and a graph "
             "would hold for one length only; use attention, or run the model in PyTorch"
+        )
+    if fixed:
+        raise ValueError(
+            f"{refusal(model)}: {type(fixed[0]).__name__} chooses points one after another, and a graph would hold for "
+            "one number of points only; set stages=(), or run the model in PyTorch"
         )
 
 

@@ -12,6 +12,16 @@ from zoo.preprocessing.modality import Modality, of_model
 HOST = "lengths"  # an input of numbers on the host, which change no output
 # Tokens of the waveforms that a graph is traced with: more than the windows of attention kinds.
 TRACED_TOKENS, SHORT_TOKENS, LONG_TOKENS = 600, 9, 40
+POINTS = (20, 45, 64)  # of clouds: the fewest and the most that are compared, and those of the traced one
+IN_TORCH = "save it with zoo.save and run it in PyTorch"
+REFUSED = {  # the input that tells a model which cannot be exported, and why
+    "image_ids": "images are generated token by token, or in several steps with what is known so far; save it with "
+                 "zoo.save and use zoo.generate_images",
+    "edge_index": "attention along edges sorts them and sums over those of each node, by operations that ONNX does not "
+                  f"have; {IN_TORCH}",
+    "msa": "a graph would hold for one number of sequences and residues only, which differ between alignments; "
+           f"{IN_TORCH}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,21 +54,29 @@ class Part:
         found = {i: Axis(label, self.lengths[0], self.limit) for i, label in enumerate(self.axes) if i}
         return {0: Axis(self.axes[0]), **found}
 
+    def main_rows(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Rows of the main input."""
+        pairs = [self.modality.example(self.config, generator) for _ in range((rows + 1) // 2)]
+        return torch.cat(pairs)[:rows]
+
     def examples(self, rows: int, length: int, seed: int) -> dict[str, Tensor]:
         """Seeded rows; of every three, one has no padding, one is padded at its end and one at its start."""
         generator = torch.Generator().manual_seed(seed)
-        pairs = [self.modality.example(self.config, generator) for _ in range((rows + 1) // 2)]
-        main = torch.cat(pairs)[:rows]
+        main = self.main_rows(rows, generator)
         if not self.lengths:
             name = next(name for name in self.modality.main_inputs if name in self.names)
             return {self.names[name]: main}
-        main = main.repeat(1, -(-length // main.shape[1]))[:, -length:].contiguous()  # the last token stays the last
-        real = torch.ones(main.shape, dtype=torch.long)
+        copies = -(-length // main.shape[1])
+        if main.ndim == 2:
+            main = main.repeat(1, copies)[:, -length:].contiguous()  # the last token stays the last
+        else:  # points, none of which is there twice
+            main = torch.cat([main, *(self.main_rows(rows, generator) for _ in range(copies - 1))], 1)[:, :length]
+        real = torch.ones(rows, length, dtype=torch.long)
         if "attention_mask" in self.names:
             for row in range(rows):
                 padded = (length // 3 + row) % max(length // 2, 1)
                 if (row + seed) % 3 == 1:
-                    main[row], real[row, length - padded :] = main[row].roll(-padded), 0
+                    main[row], real[row, length - padded :] = main[row].roll(-padded, 0), 0
                 elif (row + seed) % 3 == 2:
                     real[row, :padded] = 0
             pad = getattr(self.config, "pad_token_id", None)
@@ -72,12 +90,9 @@ class Part:
 def parts_of(model: Model) -> list[Part]:
     """The inputs of a graph by modality: all that the model takes but document_ids, which are for training, and
     lengths; of a model with a decoder beside its encoder, those of the encoder. Raises ValueError for a model of image
-    tokens."""
-    if "image_ids" in model.inputs:
-        raise ValueError(
-            f"this {model.family} cannot be exported to ONNX: images are generated token by token, or in several steps "
-            "with what is known so far; save it with zoo.save and use zoo.generate_images"
-        )
+    tokens, of graphs or of alignments."""
+    if reason := next((REFUSED[name] for name in model.inputs if name in REFUSED), None):
+        raise ValueError(f"this {model.family} cannot be exported to ONNX: {reason}")
     parts, records = [], of_model(model)
     for record in records:
         config: Any = model.config.part_of(record.main_input)
@@ -89,7 +104,9 @@ def parts_of(model: Model) -> list[Part]:
         if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
             names.pop("token_type_ids", None)
         batch = "batch" if len(records) == 1 else f"{record.name}_batch"
-        if record.example(config, torch.Generator()).ndim != 2:
+        if record.name == "point_cloud":
+            parts.append(Part(record, config, names, (batch, "points"), POINTS, None))
+        elif record.example(config, torch.Generator()).ndim != 2:
             parts.append(Part(record, config, names, (batch,), (), None))
         elif hasattr(config, "samples"):
             lengths = tuple(config.samples(n) for n in (SHORT_TOKENS, LONG_TOKENS, TRACED_TOKENS))

@@ -78,6 +78,8 @@ class TransitionDown(nn.Module):
     """Fewer points of more channels: each point of a sample has the maximum of its nearest neighbors in each channel of
     act(norm(proj(x))); the sample is that of `farthest_points`, a fraction 1 / stride of the real points of a cloud."""
 
+    fixed_length_graph = True  # as of a loop over the points
+
     def __init__(self, width: int, out_width: int, config: PointTransformerConfig) -> None:
         super().__init__()
         self.stride, self.neighbors, self.act = config.stride, config.neighbors, activation(config.act)
