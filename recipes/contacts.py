@@ -4,6 +4,7 @@
     python recipes/contacts.py depth=4 epochs=12      a larger model, trained longer
     python recipes/contacts.py data=FOLDER long_range=24 max_sequences=128
     python recipes/contacts.py data=FOLDER model.source=runs/contacts/model lr=5e-4
+    python recipes/contacts.py masked_msa_weight=2    also learn to predict masked residues of the alignment
 
 A folder has an alignment for each family (.a3m, .sto, .afa, also compressed as .gz), whose first sequence is the query,
 and a contact map of the same name: .npy or .npz of 0 and 1 [N, N], or .txt with two numbers of residues in each line;
@@ -45,7 +46,9 @@ def train(run: Run) -> Result:
     data = AlignmentDataModule(families, model.preprocess, cfg.data.batch_size, seed=cfg.seed,
                                group_by_length=cfg.data.group_by_length, num_workers=cfg.data.num_workers)  # fmt: skip
     task = ContactTask(model, min_separation=cfg.data.min_separation, long_range=cfg.data.long_range,
-                       baselines=cfg.task.baselines, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+                       baselines=cfg.task.baselines, masked_msa_weight=cfg.task.masked_msa_weight,
+                       mask_probability=cfg.task.mask_probability, optim=cfg.optim, ema=cfg.trainer.ema,
+                       seed=cfg.seed)  # fmt: skip
     return fit(run, task, data, longer_runs=LONGER_RUNS, callbacks=[FamiliesFile(folder.path)], plots=PLOTS,
                example_command=["zoo", "predict", "{model}", str(folder.path / "sample.a3m")])  # fmt: skip
 

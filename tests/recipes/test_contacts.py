@@ -12,8 +12,10 @@ import zoo
 from zoo.data.synthetic.alignments import make_families
 from zoo.preprocessing.alignment import Alignment, letters_of, write_a3m
 from zoo.preprocessing.alignment_processor import AlignmentProcessor
+from zoo.training.config import ModelSettings
+from zoo.training.parse import SettingsError
 from zoo.training.recipes.contacts import alignment_model
-from zoo.training.recipes.contacts_config import ContactSettings
+from zoo.training.recipes.contacts_config import ContactSettings, ContactTaskSettings
 
 call = caller({"contacts": ContactSettings})
 TINY = ("width=8", "heads=2", "model.pair_width=8", "model.pair_heads=2", "model.outer_width=4", "depth=1",
@@ -51,18 +53,25 @@ def test_the_whole_way(tmp_path, capsys):
 
 
 def test_resume(tmp_path, monkeypatch, folder):
-    check_resumed_run(lambda run: call("contacts", run, *TINY, folder, *RESUMED, "task.baselines=false"), tmp_path,
-                      monkeypatch)  # fmt: skip
+    """With masked residues; the model keeps its head for them, which another run needs."""
+    words = (*TINY, folder, *RESUMED, "task.baselines=false", "masked_msa_weight=2")
+    check_resumed_run(lambda run: call("contacts", run, *words), tmp_path, monkeypatch)
+    metrics = result(tmp_path / "whole")["result"]
+    assert {"test_masked_msa_loss", "test_column_frequencies_loss", "test_precision_l5"} <= metrics.keys()
+    assert zoo.load(tmp_path / "whole").masked_msa is not None
 
 
 def test_a_pretrained_model_keeps_its_processor():
     """All but the number of sequences, which is an option of the recipe."""
     model = SimpleNamespace(inputs=("msa",), preprocess=AlignmentProcessor(sampling="first", unknown="X"))
-    run = SimpleNamespace(build_model=lambda head: model, config=ContactSettings())
+    run = SimpleNamespace(build_model=lambda head: model, config=ContactSettings(), model_name="a")
     expected = AlignmentProcessor(max_sequences=64, sampling="first", unknown="X")
     assert alignment_model(run).preprocess == expected
     model.preprocess = None
     assert alignment_model(run).preprocess == AlignmentProcessor(max_sequences=64)
+    run.config = ContactSettings(task=ContactTaskSettings(masked_msa_weight=2), model=ModelSettings(source="a"))
+    with pytest.raises(SettingsError, match="a has no head for masked residues"):
+        alignment_model(run)
 
 
 def test_options_that_do_not_fit(tmp_path, capsys):

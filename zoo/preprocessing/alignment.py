@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.preprocessing.fasta import GAPS, OTHER_RESIDUES, RESIDUES, read_lines, read_records
 from zoo.utils.errors import DataError, check_choice
 
-UNKNOWN, GAP = 20, 21  # after the 20 residues
+UNKNOWN, GAP, MASK = 20, 21, 22  # after the 20 residues; no file has a mask
 Format = Literal["auto", "a3m", "fasta", "stockholm"]
 A3M, STOCKHOLM, ALIGNED = (".a3m",), (".sto", ".stockholm"), (".afa",)
 SUFFIXES = tuple(name + zipped for name in (*A3M, *STOCKHOLM, *ALIGNED) for zipped in ("", ".gz"))

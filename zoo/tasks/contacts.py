@@ -13,6 +13,8 @@ from zoo.data.alignments.baselines import mean_field_dca, mutual_information
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.functions import at_least_float32
+from zoo.tasks.masked_msa import column_log_frequencies, mask_msa, masked_losses
+from zoo.tasks.weighted_mean import WeightedMean
 
 DIVISORS = {"precision_l5": 5, "precision_l2": 2, "precision_l": 1}
 BASELINES = {"mutual_information": mutual_information, "mean_field_dca": mean_field_dca}
@@ -101,6 +103,11 @@ class ContactTask(Task):
         min_separation: Least distance along the chain of pairs that are learned.
         long_range: Least distance along the chain of pairs whose precision is logged.
         baselines: Whether to test the two methods without a model, of batches with `msa`.
+        masked_msa_weight: Above 0, residues of the alignment are masked in training, and the mean loss of predicting
+            them, times this weight, is added. The model is an Evoformer with masked_msa=True. Logs
+            `val_masked_msa_loss` and `test_masked_msa_loss`, and beside it `test_column_frequencies_loss`, of a
+            prediction by the frequencies of each column (Jumper et al. 2021, supplement, section 1.9.9).
+        mask_probability: Fraction of the residues that are masked; see `mask_msa`.
         optim, ema, seed: See Task.
     """
 
@@ -108,14 +115,15 @@ class ContactTask(Task):
     mode = "max"
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, min_separation: int = 6, long_range: int = 24,
-                 baselines: bool = True, optim: OptimSettings | None = None, ema: float = 0.0,
-                 seed: int = 0):  # fmt: skip
+                 baselines: bool = True, masked_msa_weight: float = 0.0, mask_probability: float = 0.15,
+                 optim: OptimSettings | None = None, ema: float = 0.0, seed: int = 0):  # fmt: skip
         optim = optim or OptimSettings()
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
         if not 1 <= min_separation <= long_range:
             raise ValueError(f"min_separation={min_separation}, long_range={long_range}: expected at least 1 and at "
                              f"least min_separation")  # fmt: skip
         self.min_separation, self.long_range, self.baselines = min_separation, long_range, baselines
+        self.masked_msa_weight, self.mask_probability = masked_msa_weight, mask_probability
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
         self.tested: list[FamilyPrecision] = []
 
@@ -125,9 +133,15 @@ class ContactTask(Task):
         return super().validation_metrics | {f"val_{name}": "max" for name in DIVISORS}
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
-        """Mean binary cross-entropy over the pairs of a micro-batch."""
-        losses, known = self._losses(self._logits(self.model, batch), batch["contacts"])
-        return self.mean_loss(losses.sum(), known.sum())
+        """Mean binary cross-entropy over the pairs of a micro-batch, and of the masked residues."""
+        masked: Tensor | float = 0.0
+        if self.masked_msa_weight:
+            batch, logits, each = self._masked(self.model, batch, int(batch.get("epoch", 0)))
+            masked = self.masked_msa_weight * each.sum() / max(len(each), 1)
+        else:
+            logits = self._logits(self.model, batch)
+        losses, known = self._losses(logits, batch["contacts"])
+        return self.mean_loss(losses.sum(), known.sum()) + masked
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
@@ -149,10 +163,22 @@ class ContactTask(Task):
         """Log the test metrics."""
         self._log_epoch("test")
 
+    def _masked(
+        self, model: nn.Module, batch: Mapping[str, Any], epoch: int
+    ) -> tuple[Mapping[str, Any], Tensor, Tensor]:
+        """(the batch with masked residues and their `labels`, logits of contacts [B, N, N], losses of the residues)."""
+        msa, labels = mask_msa(batch, self.mask_probability, self.seed, epoch)
+        batch = {**batch, "msa": msa, "labels": labels}
+        contacts, logits = model(**self._inputs(batch), return_msa_logits=True)
+        return batch, at_least_float32(contacts), masked_losses(logits, labels)
+
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        names = getattr(self.model, "inputs", None) or ("msa", "msa_mask", "attention_mask")
+        return {name: batch[name] for name in names if name in batch}
+
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Logits [B, N, N] of a batch, in float32 or float64."""
-        names = getattr(self.model, "inputs", None) or ("msa", "msa_mask", "attention_mask")
-        logits, contacts = model(**{name: batch[name] for name in names if name in batch}), batch["contacts"]
+        logits, contacts = model(**self._inputs(batch)), batch["contacts"]
         if logits.shape != contacts.shape:
             raise ValueError(f"ContactTask needs logits [B, N, N] of the shape of `contacts`, {list(contacts.shape)}, "
                              f"the model returned {list(logits.shape)}; create it with head='contacts'")  # fmt: skip
@@ -173,8 +199,19 @@ class ContactTask(Task):
             self._metric(f"{stage}_loss", MeanMetric()).update(means, counts[counts > 0])
         lengths = lengths_of(batch)
         self._metric(f"{stage}_precision", ContactPrecision(self.long_range)).update(logits, contacts, lengths)
+        if self.masked_msa_weight:
+            self._evaluate_masked(batch, stage)
         if stage == "test" and "msa" in batch:
             self._test_families(batch, logits, lengths)
+
+    def _evaluate_masked(self, batch: Mapping[str, Any], stage: str) -> None:
+        """Update the loss of masked residues, always the same ones, and that of the frequencies of their columns."""
+        masked, _, losses = self._masked(self.evaluated, batch, -1)
+        found = {"masked_msa": losses}
+        if stage == "test":
+            found["column_frequencies"] = masked_losses(column_log_frequencies(masked), masked["labels"])
+        for name, each in found.items():
+            self._metric(f"{stage}_{name}_loss", WeightedMean()).update(each.sum() / max(len(each), 1), len(each))
 
     def _test_families(self, batch: Mapping[str, Any], logits: Tensor, lengths: Tensor) -> None:
         """Keep the precisions of each family, of the model and of the methods without one."""

@@ -15,11 +15,13 @@ from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.evoformer.block import EvoformerStack, Masks
 from zoo.models.evoformer.embedding import AlignmentEmbedding
+from zoo.models.evoformer.part import ZeroLinear
 from zoo.models.family import Family
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.padding import known_padding
 from zoo.nn.recurrent_core import RecurrentCore
 from zoo.nn.registry import CORES, for_layer, resolve
+from zoo.preprocessing.alignment import MASK
 from zoo.preprocessing.alignment_processor import AlignmentProcessor
 
 
@@ -33,6 +35,7 @@ class EvoformerConfig(Config):
     dropout: of the attention within sequences, for all sequences at once; pair_dropout: of the triangles.
     attention: the kind of all attention; column_attention: that within columns, None for the same.
     chunk_size: number of rows or columns that a part of a block computes at once, which takes less memory; None: all.
+    masked_msa: a head that predicts masked residues of the alignment, for training; vocab_size=23 has the mask, 22.
     """
 
     head: str | None = "contacts"
@@ -55,9 +58,13 @@ class EvoformerConfig(Config):
     attention: Any = "softmax"
     column_attention: Any = None
     chunk_size: int | None = None
+    masked_msa: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.masked_msa and self.vocab_size <= MASK:
+            raise ValueError(f"vocab_size={self.vocab_size}: masked_msa=True needs the mask, residue {MASK}: expected "
+                             f"{MASK + 1}")  # fmt: skip
         if self.head not in (None, "contacts"):
             raise ValueError(f"head={self.head!r}: an Evoformer has head='contacts' and None (hidden states)")
         for prefix in ("", "pair_"):
@@ -116,6 +123,7 @@ class Evoformer(Model):
         self.residues = AlignmentEmbedding(c.vocab_size, c.width, c.pair_width, c.max_distance)
         self.blocks = EvoformerStack(c)
         self.head = self.make_head()
+        self.masked_msa = ZeroLinear(c.width, MASK + 1) if c.masked_msa else None
 
     def make_head(self) -> nn.Module | None:
         c = self.config
@@ -137,11 +145,13 @@ class Evoformer(Model):
         *,
         layers: Sequence[int] | None = None,
         return_pair: bool = False,
+        return_msa: bool = False,
     ) -> Any:
         """Hidden states of the query [B, N, D] after the last block, which has no norm; exact zeros at padding.
 
         layers: numbers of blocks; returns (hidden states, [those after each of these blocks]). return_pair: also
-        return the representation of pairs [B, N, N, C], last.
+        return the representation of pairs [B, N, N, C]; return_msa: and last that of the alignment [B, S, N, D], whose
+        padding has no meaning.
         """
         residues, masks = self.check_alignment(msa, msa_mask, attention_mask)
         numbers = [range(len(self.blocks))[i] for i in layers or ()]
@@ -150,7 +160,7 @@ class Evoformer(Model):
         if residues is not None and masks[1] is not None:
             query, chosen = query * residues[..., None], [y * residues[..., None] for y in chosen]
             pair = pair * masks[1][..., None]
-        found = [query] + [chosen] * (layers is not None) + [pair] * return_pair
+        found = [query] + [chosen] * (layers is not None) + [pair] * return_pair + [x] * return_msa
         return query if len(found) == 1 else tuple(found)
 
     def forward(
@@ -158,11 +168,20 @@ class Evoformer(Model):
         msa: Tensor | None = None,
         msa_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        *,
+        return_msa_logits: bool = False,
         **unknown: Any,
-    ) -> Tensor:
+    ) -> Any:
+        """return_msa_logits: return (the output, logits of all residues of the alignment [B, S, N, 23]), by the linear
+        layer of the masked MSA prediction (supplement, section 1.9.9). Raises ValueError without masked_msa=True."""
         msa = self.check_inputs(unknown, msa)
-        query, pair = self.encode(msa, msa_mask, attention_mask, return_pair=True)
-        return query if self.head is None else self.head(pair)
+        query, pair, x = self.encode(msa, msa_mask, attention_mask, return_pair=True, return_msa=True)
+        output = query if self.head is None else self.head(pair)
+        if not return_msa_logits:
+            return output
+        if self.masked_msa is None:
+            raise ValueError("the model has no head for masked residues: create it with masked_msa=True, vocab_size=23")
+        return output, self.masked_msa(x)
 
     def check_alignment(
         self, msa: Tensor, msa_mask: Tensor | None, attention_mask: Tensor | None
@@ -203,7 +222,7 @@ def check_residues(msa: Tensor, vocab_size: int) -> None:
     if low < 0 or high >= vocab_size:
         raise ValueError(
             f"msa has residues from {low} to {high}, but the model knows 0 to {vocab_size - 1}: 0 to 19 in the order "
-            "ARNDCQEGHILKMFPSTWYV, 20 for an unknown one and 21 for a gap"
+            "ARNDCQEGHILKMFPSTWYV, 20 for an unknown one, 21 for a gap and, with vocab_size=23, 22 for a masked one"
         )
 
 

@@ -13,7 +13,7 @@ from zoo.data.alignments.datamodule import AlignmentDataModule
 from zoo.data.keyed_batches import Keys
 from zoo.interpret.plot_contacts import plot_contacts
 from zoo.models.base import Model
-from zoo.preprocessing.alignment import write_a3m
+from zoo.preprocessing.alignment import MASK, write_a3m
 from zoo.preprocessing.alignment_processor import AlignmentProcessor
 from zoo.tasks.contacts import DIVISORS, FamilyPrecision, gap_closed
 from zoo.training.parse import SettingsError
@@ -32,12 +32,18 @@ PLOTTED = 4
 def alignment_model(run: Run) -> Model:
     """The model of the settings, with its processor, or a new one, that takes `max_sequences=` of an alignment.
 
-    Raises: SettingsError for a model of other inputs.
+    With `masked_msa_weight=` it has the head for masked residues. Raises: SettingsError for a model of other inputs,
+    and for a pretrained one without this head.
     """
-    model = run.build_model("contacts")
+    masked = run.config.task.masked_msa_weight > 0
+    new = masked and not run.config.model.source
+    model = run.build_model("contacts", **(dict(masked_msa=True, vocab_size=MASK + 1) if new else {}))
     if model.inputs[0] != "msa":
         raise SettingsError(f"{run.model_name} is a {model.family} model: expected a model of alignments, such as "
                             f"evoformer_nano")  # fmt: skip
+    if masked and getattr(model, "masked_msa", None) is None:
+        raise SettingsError(f"masked_msa_weight={run.config.task.masked_msa_weight:g}: {run.model_name} has no head "
+                            f"for masked residues; omit it, or train a new model with it")  # fmt: skip
     processor = model.preprocess or AlignmentProcessor()
     model.preprocess = replace(processor, max_sequences=run.config.data.max_sequences)
     return model
