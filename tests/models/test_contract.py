@@ -379,6 +379,7 @@ def test_names_are_unique_and_listed():
     for f in families():
         assert set(f.sources) <= set(f.variants) and set(zoo.list_models(modality=f.modality)) >= set(f.variants)
         assert f.model.family == f.name and on_meta(next(iter(f.variants))).inputs
+        assert f.model.has_loss == hasattr(f.model, "loss")
 
 
 # -- a small model of each family -------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
     labels, head, rows = batch.get("labels"), model.config.head, len(next(iter(inputs.values()), ()))
     if loss is not None:
         return each_row(loss(model(**inputs), batch), rows)
-    if head is None and hasattr(model, "loss"):  # contrastive models
+    if head is None and model.has_loss:  # contrastive models
         return each_row(model.loss(model(**inputs)), rows)
     if head not in HEADS:
         raise ValueError(

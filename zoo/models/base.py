@@ -67,6 +67,8 @@ class Model(TimmNames, nn.Module):
     extra_files: Mapping[str, str] = MappingProxyType({})
     other_files: Sequence[str] = ()
     heads_beside: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    has_loss: ClassVar[bool] = False  # whether `loss` takes its output; else tasks compute the loss from logits
+    reads_values: ClassVar[bool] = False  # whether what it computes depends on values of its inputs, such as edges
     overflows_in_float16: ClassVar[bool] = False  # whether hidden states of published models exceed its range
     drop_padding: bool = True
     lengths_checked: bool = False  # whether those of a batch on a GPU were
@@ -117,6 +119,10 @@ class Model(TimmNames, nn.Module):
     def complete_example(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch of `example_batch`, with optional inputs without which some weights have no part in the output."""
         return batch
+
+    def rows_like(self, batch: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Tensor]:
+        """As many rows as given, each as the first row of the batch of `example_batch`."""
+        return {name: x[:1].repeat(rows, *[1] * (x.ndim - 1)) for name, x in batch.items()}
 
     def encode(self, *args: Any, **batch: Any) -> Any:
         """Inputs of `forward` -> hidden states [B, N, D] after the final norm, exact zeros at padding.

@@ -109,7 +109,7 @@ def last_stack(model: nn.Module) -> Stack | None:
 
 def scored_by_token(model: nn.Module) -> nn.Module | None:
     """The head of a model, if it scores each token by itself, and no loss of the model reads more."""
-    head = None if hasattr(type(model), "loss") else getattr(model, "head", None)
+    head = None if getattr(model, "has_loss", False) else getattr(model, "head", None)
     if isinstance(head, FrameClassificationHead):
         return None if head.mix is not None else head
     return head if isinstance(head, LMHead | TokenClassificationHead) else None

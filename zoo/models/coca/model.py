@@ -50,6 +50,7 @@ class CoCa(EncoderDecoder):
     decoder_prefix = ""
     generation_options = ("pixel_values",)
     modalities = ("image", "text")
+    has_loss = True
 
     def __init__(self, config: CoCaConfig) -> None:
         super().__init__(config)

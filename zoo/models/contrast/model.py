@@ -77,6 +77,8 @@ class Contrastive(TowersModel):
     lengths, audio_lengths: of the rows of `input_ids` and `input_values`, see `Model.check_lengths`.
     """
 
+    has_loss = True
+
     def __init__(self, config: ContrastiveConfig, towers: Mapping[str, Model] | None = None) -> None:
         """towers: existing models to use, with the configs in `config`; others are created."""
         super().__init__(config)

@@ -72,6 +72,7 @@ class Dalle(TextToImageModel):
     """
 
     causal, start = True, 1
+    has_loss = True
 
     def make_head(self) -> nn.Module | None:
         if self.config.head is None:

@@ -24,7 +24,6 @@ from torch.utils.flop_counter import flop_registry
 
 from zoo.inference.cost import FusedAttention, PeakMemory, attention_flops, fused, meta_copy, step
 from zoo.models.base import Model
-from zoo.models.coca.model import CoCa
 from zoo.nn.heads import LMHead
 from zoo.nn.losses import cross_entropy
 from zoo.parallel.checkpointing import recompute
@@ -202,7 +201,7 @@ def backward(model: Any, inputs: dict[str, Tensor], *, whole_logits: bool) -> bo
     """One forward and backward pass with the loss of language models, else with one that takes nothing. Returns whether
     the model was called as a whole, with its output layer."""
     head, ids = getattr(model, "head", None), inputs.get("decoder_input_ids", inputs.get("input_ids"))
-    if not isinstance(head, LMHead) or ids is None or isinstance(model, CoCa):  # whose loss is of features, too
+    if not isinstance(head, LMHead) or ids is None or model.has_loss:
         step(model, inputs)
         return True
     layer = None if whole_logits else output_layer(model)
