@@ -14,7 +14,7 @@ class MoleculeDataSettings(LabelSettings):
         name: Dataset: `synthetic` (generated molecules; also `auto`), a table (.csv .tsv .jsonl .json .parquet), a
             folder with a train table and optional validation and test tables, or `name` or `org/name` on the Hugging
             Face Hub (`org/name:config` for one of its configurations).
-        data_dir: Folder of the files of a dataset with a card; there is none for molecules.
+        data_dir: Folder of the files of a real dataset with a card; there is none of molecules.
         smiles: Column of the molecules, as SMILES strings.
         label: Column of the values or classes. Several comma-separated columns of zeros and ones are multi-label
             targets. Synthetic molecules have `logp` and `rings`.

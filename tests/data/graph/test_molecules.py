@@ -14,6 +14,7 @@ chem = pytest.importorskip("rdkit.Chem", reason="molecules need the extra `molec
 from zoo.data.graph.molecules import Molecules, MoleculesDataModule, fingerprints, load_molecules  # noqa: E402
 from zoo.data.graph.scaffold_split import scaffold_groups, scaffold_of, scaffold_split  # noqa: E402
 from zoo.data.molecule_config import MoleculeDataSettings  # noqa: E402
+from zoo.data.sources.dataset_cards import load_card  # noqa: E402
 from zoo.data.synthetic import molecules  # noqa: E402
 
 RINGS = ["C1CCCCC1", "c1ccccc1", "c1ccncc1", "C1CCOC1", "c1ccsc1", "C1CCNC1", "c1ccc2ccccc2c1", "C1CC1"]
@@ -40,6 +41,13 @@ def test_synthetic_molecules_are_different_valid_and_the_same_each_time() -> Non
     for text, rings in zip(found[:5], molecules.properties(found, "rings")):
         assert rings == read_smiles(text).GetRingInfo().NumRings()
     assert len({letter for text in found for letter in text} & set("NOSFI[")) == 6
+
+
+def test_the_card_tells_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = load_card("synthetic_molecules")
+    assert not card.real and list(card.columns) == ["smiles", *molecules.PROPERTIES]
+    monkeypatch.undo()
+    assert sum(card.splits.values()) == molecules.MOLECULES
 
 
 def test_more_molecules_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
