@@ -30,6 +30,17 @@ def test_parameters_of_published_sizes_without_weights() -> None:
     assert giant.weight_bytes == 4 * giant.parameters > 4e9
 
 
+def test_graphs_are_counted_with_their_edges() -> None:
+    """Each graph has eight nodes; the projections of a node are counted by hand."""
+    one, four = (measure("graph_transformer_tiny", batch, in_features=20, num_classes=3, depth=1) for batch in (1, 4))
+    width, nodes = 64, 8
+    products = 2 * nodes * (20 * width + 4 * width * width + 8 * width * width + 3 * width)
+    assert one.flops == products + 2 * 2 * nodes * nodes * width
+    assert four.flops == 4 * products + 2 * 2 * (4 * nodes) ** 2 * width  # few nodes: attention of all pairs
+    assert one.weight_bytes < one.inference_bytes < four.inference_bytes < four.training_bytes
+    assert measure("gat_small").parameters == sum(p.numel() for p in zoo.create_model("gat_small").parameters())
+
+
 def test_linear_kinds_grow_with_the_length_and_softmax_with_its_square() -> None:
     def product(kind: str, size: int) -> int:
         """Of the attention alone: what stays when softmax's own 4 N^2 D are taken from softmax is the same for all."""

@@ -272,6 +272,7 @@ def test_a_model_that_gives_several_outputs(capsys: pytest.CaptureFixture[str]) 
     assert "plan.shard=2" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_the_command_measures_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """A process has its share of the memory; the links are those of two processes that are started for it."""
     line = ["plan", "vit_cifar_tiny", "depth=2", "--gpus", "2", "--batch", "8-images", "--measure"]
@@ -303,6 +304,7 @@ def test_what_is_not_counted_is_said() -> None:
         ("gpt_nano --gpus 2 --batch 4-rows --length 999", "takes 1 to 128 tokens"),
         ("gpt_nano --gpus 2 --batch 4-rows --length 0", "length=0: GPT2 takes 1 to 128 tokens"),
         ("vit_cifar_tiny --gpus 2 --batch 4k-tokens", "and no text: give the batch in rows"),
+        ("gat_small --gpus 2 --batch 4-rows", "GAT: what it computes depends on the values of its inputs"),
         ("gpt_nano --gpus 12 --batch 12-rows", "gpus=12: expected at most 8, the devices of a machine, or a multiple"),
         ("gpt_nano --gpus 2 --batch 4-rows --gpu h100 --measure", "--gpu h100 of another device: omit one of them"),
         ("gpt_nano --gpus 0 --batch 4-rows", "gpus=0: expected at least 1"),

@@ -1,4 +1,7 @@
-"""The cost of a model: parameters, FLOPs and memory, counted on the meta device in seconds for models of any size."""
+"""The cost of a model: parameters, FLOPs and memory, counted on the meta device in seconds for models of any size.
+
+Models whose computation depends on values of their inputs, such as the edges of graphs, are counted on the CPU.
+"""
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +45,8 @@ class Measures:
 
 
 def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **overrides: Any) -> Measures:
-    """The cost of a model, or of the named variant with `overrides` of its config. No weights are created.
+    """The cost of a model, or of the named variant with `overrides` of its config. No weights are created,
+    except for models that read values of their inputs, such as graphs.
 
     length: tokens per row for text models; the default is 128, or the maximum length if it is smaller. The dtype,
     activation checkpointing and frozen parameters of a given model are taken into account.
@@ -50,6 +54,8 @@ def measure(model: Model | str, batch: int = 1, *, length: int | None = None, **
     if batch < 1 or (length is not None and length < 1):
         raise ValueError(f"batch={batch}, length={length}: expected at least 1")
     copy = meta_copy(model, overrides)
+    if copy.reads_values:
+        copy = with_zeros(copy)
     inputs = empty_batch(copy, batch, length)
     weights = sum(t.nbytes for t in [*copy.parameters(), *copy.buffers()])
     trainable = sum(p.nbytes for p in copy.parameters() if p.requires_grad)
@@ -91,14 +97,26 @@ def meta_copy(model: Model | str, overrides: dict[str, Any]) -> Model:
     return copy
 
 
+def with_zeros(model: Model) -> Model:
+    """A model of the meta device on the CPU, with zeros as weights."""
+    model = model.to_empty(device="cpu")
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data.zero_()
+    return model
+
+
 # Inputs [B, N, ...] with a row for each token.
 OF_TOKENS = ("input_ids", "global_attention_mask", "token_type_ids", "image_attention_mask")
 
 
 def empty_batch(model: Model, batch: int, length: int | None = None) -> dict[str, Tensor]:
-    """A batch of model inputs on the meta device."""
+    """A batch of model inputs on the meta device, or with values where the model reads them."""
     inputs = {}
-    for name, x in example_batch(model).items():
+    example = example_batch(model)
+    if model.reads_values and length is None:
+        values = model.rows_like(example, batch)
+        return {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in values.items()}
+    for name, x in example.items():
         rest = list(x.shape[1:])
         if name == "image_sizes":  # numbers that the model computes shapes from
             inputs[name] = x[:1].repeat(batch, 1)

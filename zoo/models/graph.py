@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,8 @@ class GraphConfig(Config):
     attention: Any = "softmax"
     pool: GraphPoolingMode = "mean"
 
+    takes_edge_features: ClassVar[bool] = True  # False: edge_dim has to be None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.allow_heads(*HEADS)
@@ -58,6 +60,7 @@ class GraphModel(Model):
     """
 
     inputs = ("node_features", "edge_index", "edge_features", "graph_sizes")
+    reads_values = True
     blocks: Stack
 
     @property
@@ -79,6 +82,18 @@ class GraphModel(Model):
             count = edges.shape[1] * self.config.edge_dim
             batch["edge_features"] = torch.linspace(-1, 1, count).view(-1, self.config.edge_dim)
         return batch
+
+    def rows_like(self, batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+        nodes, edges = int(batch["graph_sizes"][0]), batch["edge_index"]
+        inside = (edges < nodes).all(0)
+        found = {
+            "node_features": batch["node_features"][:nodes].repeat(rows, 1),
+            "edge_index": torch.cat([edges[:, inside] + nodes * row for row in range(rows)], 1),
+            "graph_sizes": batch["graph_sizes"][:1].repeat(rows),
+        }
+        if "edge_features" in batch:
+            found["edge_features"] = batch["edge_features"][inside].repeat(rows, 1)
+        return found
 
     def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
         """Node features [N, F] -> the input of the blocks [N, D]; edge_features [E', D] in the order of the mask."""

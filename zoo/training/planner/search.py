@@ -111,13 +111,17 @@ def plan_run(
     Returns: Those that fit into the memory of a device, the fastest first, and why others do not.
 
     Raises: ValueError for a batch that is not one of the model, devices that are not whole machines, an unknown device
-        or precision, and where a process group has been started.
+        or precision, a model that reads values of its inputs, such as edges, and where a process group has been
+        started.
     """
     if gpus < 1:
         raise ValueError(f"gpus={gpus}: expected at least 1")
     if precision not in ("bf16", "fp32"):
         raise ValueError(f"precision={precision!r}: expected bf16 or fp32")
     made = meta_copy(model, {})
+    if made.reads_values:
+        raise ValueError(f"{type(made).__name__}: what it computes depends on the values of its inputs, such as edges, "
+                         f"and plans are compared by shapes alone: measure a step on the data")  # fmt: skip
     hardware = in_precision(find_gpu(gpu), precision) if isinstance(gpu, str) else gpu
     if gpus > hardware.node and gpus % hardware.node:
         raise ValueError(f"gpus={gpus}: expected at most {hardware.node}, the devices of a machine, or a multiple of "
