@@ -1,5 +1,6 @@
 """The command `zoo`: what it prints, what it exits with, and that a mistake is one line."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,16 @@ def test_compare_hands_its_words_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_compare_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "several values" in failing(capsys, "compare", "vit_cifar", "attention=softmax")
+
+
+def test_each_wrong_value_of_a_comparison_has_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module("zoo.training.sweep.compare")
+    monkeypatch.setattr(module, "errors_of", lambda _, options: ["", "no  such\nvalue", "too large"])
+    assert main(["compare", "vit_cifar", "depth=1,x,99", "seeds=1", "out=nowhere"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == ["error: depth=x: no such value", "error: depth=99: too large"]
 
 
 def test_traceback_where_it_is_asked_for() -> None:

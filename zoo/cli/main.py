@@ -23,7 +23,7 @@ from zoo.cli.settings import settings
 from zoo.models.names import missing_family
 from zoo.utils import renamed
 from zoo.utils.console import format_count, format_value, make_table, stdout_console
-from zoo.utils.errors import did_you_mean
+from zoo.utils.errors import SeveralErrors, did_you_mean
 from zoo.utils.escape import printable, say
 from zoo.utils.version import __version__
 
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show:
             raise
         hint = "; `zoo doctor` says what is wrong with this installation" if isinstance(error, ImportError) else ""
-        say(f"error: {' '.join(str(error).split()) or type(error).__name__}{hint}", file=sys.stderr)
+        for problem in error.problems if isinstance(error, SeveralErrors) else [str(error)]:
+            say(f"error: {' '.join(problem.split()) or type(error).__name__}{hint}", file=sys.stderr)
         return 2
 
 

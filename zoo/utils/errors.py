@@ -11,6 +11,14 @@ class LoadError(ValueError):
     """A checkpoint that cannot be loaded: a file, tensor or key is missing, unexpected, damaged or not supported."""
 
 
+class SeveralErrors(ValueError):
+    """Several mistakes at once. problems: a message for each, which the command line prints as a line of its own."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
 def did_you_mean(
     name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, *, cutoff: float = 0.5
 ) -> str:

@@ -24,7 +24,7 @@ from zoo.training.run_dir import write_text
 from zoo.training.sweep.check import checkable, errors_of
 from zoo.training.sweep.grid import Grid
 from zoo.training.sweep.results import Comparison, Trial, choose_metric
-from zoo.utils.errors import did_you_mean
+from zoo.utils.errors import SeveralErrors, did_you_mean
 
 OWN_OPTIONS = ("seeds", "max_minutes", "out", "metric")
 _RESERVED = {
@@ -243,7 +243,7 @@ def check_values(plan: Plan) -> None:
     print(f"checking {len(new)} values of {plan.key}", file=sys.stderr, flush=True)
     errors = errors_of(plan.script, [[f"{plan.key}={value}", *plan.shared, f"seed={seed}"] for value in new])
     if wrong := [f"{plan.key}={value}: {error}" for value, error in zip(new, errors, strict=True) if error]:
-        raise ValueError("\n".join(wrong))
+        raise SeveralErrors(wrong)
 
 
 def _trial(plan: Plan, value: str, seed: int, number: str) -> Trial:
