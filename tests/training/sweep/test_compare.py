@@ -38,7 +38,7 @@ with open(folder / "metrics.csv", "w", newline="") as file:
     for step in (10, 20, 30):
         rows.writerow([step, 0.01 * step + 0.1 * seed + gain, 1 / step, 100 / pace, pace * step])
 result = {"finished": "max_minutes" not in words, "seconds": pace * 30, "real": False, "data": "synthetic"}
-(folder / "metrics.json").write_text(json.dumps(result | {"parameters": 1000}))
+(folder / "metrics.json").write_text(json.dumps(result | {"parameters": 1000, "result": {"test_accuracy": 0.1 * seed}}))
 """
 
 
@@ -187,6 +187,8 @@ def test_a_comparison(quick: Path) -> None:
     assert steps.error == pytest.approx(0.01 / math.sqrt(3))
     assert seconds is not None and seconds.difference == pytest.approx(0.11 + 0.15)  # slow is at step 15 by then
     row = comparison.rows()[1]
+    assert row["test_accuracy"] == pytest.approx(0.1) == row["standard_deviation_of_test_accuracy"]
+    assert "test accuracy" in str(comparison) and "0.1000 ± 0.1000" in str(comparison)
     assert row["parameters"] == 1000 and row["items_per_second"] == 50 and row["flops"] is None
     assert "synthetic data" in str(comparison) and "not measured" in str(comparison)
     assert json.loads((comparison.folder / "comparison.json").read_text())["rows"][1] == row

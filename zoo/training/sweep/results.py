@@ -61,6 +61,11 @@ class Trial:
                 values.update(json.loads((folder / name).read_text()))
         return trial
 
+    def tested(self) -> dict[str, float]:
+        """The metrics of the test, by name."""
+        found: dict[str, float] = self.result.get("result") or {}
+        return found
+
     def items_per_second(self) -> float | None:
         """Median of the logged items per second."""
         rates = [value for _, _, value in self.curves.get("items_per_second", [])]
@@ -196,6 +201,17 @@ class Comparison:
         use_fonts_for_all_scripts(figure)
         return figure
 
+    @property
+    def test_metric(self) -> str:
+        """The metric as the runs tested it, with their best weights, such as test_accuracy; "" if none did."""
+        name = self.metric.replace("val_", "test_", 1)
+        return name if any(name in trial.tested() for trial in self.trials) else ""
+
+    def tested(self, value: str) -> tuple[float, float] | None:
+        """(mean, standard deviation over the seeds) of `test_metric`; None without a test."""
+        found = [t.tested()[self.test_metric] for t in self._complete(value) if self.test_metric in t.tested()]
+        return (statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0) if found else None
+
     def last_metrics(self, value: str) -> dict[int, float]:
         """{seed: metric of a value at the last step that every run has logged}."""
         return self._metrics_at(value, 0, self.equal_steps)
@@ -221,6 +237,8 @@ class Comparison:
             row[f"at_equal_{name}"] = result.mean if result else None
             row[f"difference_at_equal_{name}"] = result.difference if result else None
             row[f"standard_error_at_equal_{name}"] = result.error if result else None
+        if self.test_metric:
+            row[self.test_metric], row[f"standard_deviation_of_{self.test_metric}"] = self.tested(value) or (None, None)
         return row | {
             "parameters": _mean([t.result.get("parameters") for t in trials]),
             "flops": _mean([t.measured.get("flops") for t in trials]),
@@ -237,14 +255,18 @@ class Comparison:
     def _head(self) -> list[str]:
         name = self.metric.replace("_", " ")
         steps, seconds = f"at step {self.equal_steps:g}", f"after {self.equal_seconds:.0f} s"
+        tested = [self.test_metric.replace("_", " ")] if self.test_metric else []
         sizes = ["parameters", "MFLOPs/item", "peak MB", "items/s"]
-        return [self.key, f"{name} {steps}", "difference", f"{name} {seconds}", "difference", *sizes]
+        return [self.key, f"{name} {steps}", "difference", f"{name} {seconds}", "difference", *tested, *sizes]
 
     def _cells(self) -> list[list[str]]:
         cells = []
         for value, row in zip(self.values, self.rows(), strict=True):
             results = [self.at(value, time=time) for time in (False, True)]
             metrics = [text for each in results for text in ((f"{each.mean:.4f}", str(each)) if each else ("-", "-"))]
+            if self.test_metric:
+                mean, spread = self.tested(value) or (None, None)
+                metrics.append("-" if mean is None else f"{mean:.4f}" + f" ± {spread:.4f}" * (len(self.seeds) > 1))
             sizes = [
                 _number(row["parameters"]),
                 _number(row["flops"], 1e6, 1),
@@ -257,6 +279,8 @@ class Comparison:
     def _caption(self) -> str:
         better = "lower" if lower_is_better(self.metric) else "higher"
         caption = f"differences to {self.values[0]}, paired by seed, ± standard error; {better} is better"
+        if self.test_metric and len(self.seeds) > 1:
+            caption += "; tests ± standard deviation"
         if len(self.seeds) < 2:
             caption += "; there is no standard error for one seed: use seeds=3"
         results = [t.result for t in self.trials if t.result]
@@ -326,7 +350,8 @@ def terminal_table(title: str, caption: str, head: Sequence[str], rows: Iterable
 
     table = Table(title=title, caption=caption)
     for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
+        # names may be long, and alike but for their ends
+        table.add_column(name, justify="right" if number else "left", overflow="ellipsis" if number else "fold")
     for cells in rows:
         table.add_row(*cells)
     return table
