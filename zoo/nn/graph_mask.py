@@ -48,6 +48,9 @@ class GraphMask(Mask):
         few = nodes >= SPARSE_NODES and len(self.codes) * SPARSE_PAIRS <= nodes * nodes
         self.sparse = few if sparse is None else sparse
 
+    def __repr__(self) -> str:
+        return f"GraphMask(nodes={self.nodes}, edges={self.given.shape[1]}, self_loops={self.self_loops})"
+
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         code = q * self.nodes + k
         if len(self.codes) == 0:

@@ -129,10 +129,8 @@ def _synthetic(s: MoleculeDataSettings) -> Source:
     """The table of synthetic molecules with the properties that rdkit computes."""
     if s.label not in ("", *molecules.PROPERTIES):
         raise DataError(f"label={s.label}: synthetic molecules have the properties {', '.join(molecules.PROPERTIES)}")
-    smiles = molecules.make_molecules(molecules.MOLECULES, seed=0)
-    values: dict[str, list[Any]] = {name: molecules.properties(smiles, name) for name in molecules.PROPERTIES}
-    return Source({"train": Table({"smiles": smiles, **values}, "synthetic molecules")}, "synthetic",
-                  "generated molecules")  # fmt: skip
+    columns = molecules.make_dataset(molecules.MOLECULES, seed=0)
+    return Source({"train": Table(columns, "synthetic molecules")}, "synthetic", "generated molecules")
 
 
 def _from_tables(source: Source, s: MoleculeDataSettings, seed: int) -> Splits[Molecules]:

@@ -79,6 +79,12 @@ def properties(smiles: Sequence[str], name: str) -> list[float]:
     return [compute(read_smiles(each)) for each in smiles]
 
 
+def make_dataset(n: int, *, seed: int) -> dict[str, list[Any]]:
+    """The columns of a table of `n` molecules: `smiles`, and each of `PROPERTIES`."""
+    smiles = make_molecules(n, seed=seed)
+    return {"smiles": smiles, **{name: properties(smiles, name) for name in PROPERTIES}}
+
+
 def _frame(pick: Pick, uniform: Callable[[], float]) -> str:
     """Rings and linkers with their free places: one ring (one in ten), two, or three in a row or around one."""
     numbers = count(10)  # of two digits, as the form %10 wants

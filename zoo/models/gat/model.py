@@ -2,7 +2,7 @@
 2022, https://arxiv.org/abs/2105.14491)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class GATConfig(GraphConfig):
     attention: Any = "gat"
     shared: bool = True
     residual: bool = False
+    takes_edge_features: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,6 +12,7 @@ from zoo.tasks.problem_types import Unit, unit_of
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
+from zoo.utils.console import announce
 
 SHOWN = 40  # characters of the molecule in the command of the summary
 
@@ -31,10 +32,10 @@ def molecule_model(run: Run, num_classes: int = 2) -> Model:
     if (family := find_variant(name)).modality != "graph":
         raise SettingsError(f"{name} is a {family.name} model: expected a model of graphs, such as "
                             f"graph_transformer_tiny")  # fmt: skip
-    processor = MoleculeProcessor()
+    processor = MoleculeProcessor(bonds=getattr(family.config, "takes_edge_features", True))
     fields = {"in_features": processor.in_features, "edge_dim": processor.edge_dim, "num_classes": num_classes}
     model = run.build_model("classify", **fields)
-    model.preprocess = processor.fitted_to(model.config)
+    model.preprocess = processor
     return model
 
 
@@ -42,6 +43,8 @@ def fit_to_molecules(run: Run, model: Model, molecules: Splits[Molecules]) -> Mo
     """The model for the classes, or the column of values, of the data."""
     if not run.config.model.source:
         model = molecule_model(run, len(molecules.classes))
+        if not model.preprocess.bonds:
+            announce(f"{run.config.model.name} takes no features of edges: it sees which atoms are bonded, and not how")
     elif set_classes(model, molecules.classes, run.config.seed) and molecules.problem_type == "regression":
         # the pretrained head predicts values that are not standardized
         mean, std = target_unit(molecules)

@@ -21,7 +21,7 @@ import torch
 
 import zoo.training.fit as fit  # `from zoo.training import fit` may be the function
 from zoo.checkpoints.save import save
-from zoo.data.synthetic import object_scenes, shapes
+from zoo.data.synthetic import alignments, molecules, object_scenes, point_clouds, shapes
 from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.models.example_batch import example_batch
@@ -86,7 +86,8 @@ REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (scene_judge, "train", nothing),
 )
 # Data that is made once for all values, which takes longer than most checks.
-CACHED = ((shapes, "make_images"), (object_scenes, "make_object_scenes"))
+CACHED = ((shapes, "make_images"), (object_scenes, "make_object_scenes"), (molecules, "make_dataset"),
+          (point_clouds, "make_point_clouds"), (alignments, "make_families"))  # fmt: skip
 
 
 def _main(script: str, file: str) -> int:

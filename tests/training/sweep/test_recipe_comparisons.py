@@ -1,4 +1,4 @@
-"""`zoo compare` with the recipes of images and texts, in one process: the check of values, and runs of two steps."""
+"""`zoo compare` with recipes of several modalities, in one process: the check of values, and runs of two steps."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ import pytest
 from recipe_calls import RECIPES
 from torch import Tensor
 
-from zoo.data.synthetic import object_scenes
+from zoo.data.synthetic import alignments, molecules, object_scenes, point_clouds
 from zoo.models.base import Model
 from zoo.models.example_batch import example_batch
 from zoo.training.sweep import check_process
@@ -26,8 +26,32 @@ RECIPE = {
     "text_to_image": (*SMALL, "width=12", "depth=1", "heads=2", "tokenizer.codes=16", "tokenizer.train_steps=2",
                       "tokenizer.train_batch_size=4", "ranker.train_steps=2", "ranker.train_batch_size=8",
                       "judge_steps=2", "judged=2", "num_images=2"),
+    "graph_nodes": ("steps=2", "log_every=1"),
+    "molecules": SMALL,
+    "point_clouds": (*SMALL, "width=16", "depth=1", "heads=2"),
+    "contacts": (*SMALL, "width=8", "heads=2", "model.pair_width=8", "model.pair_heads=2", "depth=1", "max_sequences=4",
+                 "max_train_samples=8"),
 }  # fmt: skip
-METRIC = {"vqa": "val_accuracy", "caption": "val_loss", "text_to_image": "val_loss"}  # that choose the best step
+# What is compared, and the metric that chooses the best step.
+COMPARED = {
+    "vqa": ("lr=1e-3,1e-2", "val_accuracy"),
+    "caption": ("lr=1e-3,1e-2", "val_loss"),
+    "text_to_image": ("lr=1e-3,1e-2", "val_loss"),
+    "graph_nodes": ("attention=softmax,gat,gatv2", "val_loss"),
+    "molecules": ("model=graph_transformer_tiny,gatv2_small", "val_error"),
+    "point_clouds": ("model=set_transformer_tiny,point_transformer_tiny", "val_accuracy"),
+    "contacts": ("attention=softmax,additive", "val_precision_l2"),
+}
+# A value that fits, one that does not, and what is said of it.
+CHECKED = {
+    "vqa": ("lr=1e-3", "lr=fast", "lr"),
+    "caption": ("lr=1e-3", "lr=fast", "lr"),
+    "graph_nodes": ("attention=gatv2", "attention=performer", "cannot apply the mask GraphMask(nodes=16, edges=32"),
+    "molecules": ("model=gat_small", "model=set_transformer_tiny", "expected a model of graphs"),
+    "point_clouds": ("model=set_transformer_tiny", "attention=local", "points of a set have none"),
+    "contacts": ("attention=additive", "attention=performer", "no scores"),
+}
+NEEDS = {"molecules": "rdkit"}
 
 
 class InThisProcess:
@@ -53,6 +77,10 @@ class InThisProcess:
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for split, count in (("train", 48), ("validation", 4), ("test", 6)):
         monkeypatch.setitem(object_scenes.SPLITS, split, count)
+        monkeypatch.setattr(alignments, split.upper(), count)
+        monkeypatch.setattr(point_clouds, split.upper(), 10 * count)
+    monkeypatch.setattr(point_clouds, "POINTS", 32)
+    monkeypatch.setattr(molecules, "MOLECULES", 90)
     monkeypatch.setattr("zoo.training.recipes.text_to_image.RANKER_IMAGE", {"name": "vit_cifar_tiny", "depth": 1})
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -61,11 +89,13 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("recipe", RECIPE)
-def test_two_values_are_compared(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_compared(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(NEEDS.get(recipe, "torch"))
+    values, metric = COMPARED[recipe]
     monkeypatch.setattr(comparing.subprocess, "Popen", InThisProcess)
-    monkeypatch.setattr(comparing, "errors_of", lambda *_: ["", ""])
-    comparison: Any = compare(str(RECIPES / f"{recipe}.py"), ["lr=1e-3,1e-2", "seeds=1", *RECIPE[recipe]])
-    assert comparison.ok and comparison.metric == METRIC[recipe]
+    monkeypatch.setattr(comparing, "errors_of", lambda _, options: [""] * len(options))
+    comparison: Any = compare(str(RECIPES / f"{recipe}.py"), [values, "seeds=1", *RECIPE[recipe]])
+    assert comparison.ok and comparison.metric == metric
     for row in comparison.rows():
         assert row["at_equal_steps"] is not None and row["parameters"] > 0 and row["flops"] > 0
     logged = comparison.trials[0].curves.keys()
@@ -94,7 +124,9 @@ def test_the_check_reaches_the_last_model_of_several_stages(monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", ["vqa", "caption"])
+@pytest.mark.parametrize("recipe", CHECKED)
 def test_the_check_of_values(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checked(monkeypatch, recipe) == ""
-    assert "lr" in checked(monkeypatch, recipe, "lr=fast")
+    pytest.importorskip(NEEDS.get(recipe, "torch"))
+    fits, does_not, says = CHECKED[recipe]
+    assert checked(monkeypatch, recipe, fits) == ""
+    assert says in checked(monkeypatch, recipe, does_not)
