@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from image_text_models import PIXELS, TEXT, small_bridge, small_captioner, small_painter
 from torch import Tensor
 
 import zoo
@@ -20,7 +21,7 @@ from zoo.interpret.roles.batches import PositionBins, grid_offsets, line_offsets
 from zoo.interpret.roles.image_roles import object_patches, split_boxes
 from zoo.interpret.roles.measure import Measurement
 from zoo.interpret.roles.position_fit import PositionFit
-from zoo.interpret.roles.result import ROLES, SIGNED
+from zoo.interpret.roles.result import ROLES, SIGNED, HeadRoles
 from zoo.interpret.roles.templates import LANGUAGES, agreement, coreference
 from zoo.interpret.roles.token_roles import text_batches
 from zoo.interpret.roles.token_rows import encode_texts
@@ -351,6 +352,42 @@ def test_audio_roles_need_clips_but_for_generated_tones(monkeypatch: pytest.Monk
     assert "all frequencies" in found.left_out["harmonic"]
 
 
+def parts_with(found: HeadRoles, role: str) -> set[str]:
+    """The parts of a model that have heads with a score in a role."""
+    return {row.layer.partition(".")[0] for row in found.rows if row.role == role}
+
+
+@pytest.mark.parametrize("name", ["blip_nano", "coca_nano"])
+def test_captions_are_measured_with_their_images(name: str) -> None:
+    model = small_captioner(name)
+    items = [(PIXELS, TEXT), (PIXELS.flip(1), "a red bird"), PIXELS.flip(2)]
+    found = zoo.head_roles(model, items)
+    batch = model.preprocess(images=[item[0] for item in items[:2]], text=[item[1] for item in items[:2]])
+    batch["input_ids"][:, 0] = model.config.decoder_start_token_id
+    with zoo.capture(model) as maps, torch.no_grad():
+        model(**{name: x for name, x in batch.items() if name in model.inputs})
+    lengths = 9, 4  # with the first token
+    for layer in [name for name in ("text.blocks.1.mixer", "decoder.blocks.1.mixer") if name in maps]:
+        weights = maps[layer]
+        sums = sum(weights[row, :, i, i - 1] for row, length in enumerate(lengths) for i in range(1, length))
+        expected = (sums / (sum(lengths) - len(lengths))).tolist()
+        scores = [row.score for row in found.rows if (row.layer, row.role) == (layer, "previous")]
+        assert scores == pytest.approx(expected, abs=1e-5)
+    sides = {
+        role: {row.layer.partition(".")[0] for row in found.rows if row.role == role} for role in ("local", "same")
+    }
+    texts = {"decoder"} | ({"text"} if name == "coca_nano" else set())
+    assert sides == {"local": {"encoder"}, "same": {"encoder", *texts}}
+    alone = zoo.head_roles(model, [PIXELS, PIXELS.flip(1)])
+    assert alone.left_out["previous"].startswith("the images have no captions")
+    assert parts_with(alone, "same") == {"encoder"}
+
+
+def test_the_image_tower_of_a_bridge_is_measured_on_images() -> None:
+    found = zoo.head_roles(small_bridge("gemma3_vision_nano"), [PIXELS, PIXELS.flip(1)])
+    assert parts_with(found, "local") == {"image"}
+
+
 def test_alignment_is_of_the_words_that_a_step_writes() -> None:
     pairs = [("the dog sleeps", "der Hund schläft", "0-0 1-1 2-2"), ("the red house", "ein Haus", [(2, 1)])]
     processor = train("seq2seq", [text for pair in pairs for text in pair[:2]], 280, max_length=64)
@@ -396,7 +433,16 @@ def test_bad_input_is_named(bert: zoo.Model) -> None:
         (vit, None, "all roles of an image model need data"),
         (zoo.create_model("mamba_nano", depth=1), None, "no attention"),
         (induction_decoder(), ["a text"], "no tokenizer"),
-        (zoo.create_model("blip_nano"), ["a text"], "head_roles does not measure Blip"),
+        (
+            small_captioner("blip_nano"),
+            ["a text"],
+            r"item 0 is 'a text': the model takes images, or pairs",
+        ),
+        (
+            small_painter("dalle_nano"),
+            ["a text"],
+            "does not measure Dalle: its stack reads each text, padded",
+        ),
         (zoo.create_model("contrast_tiny"), None, "the model has the towers image, text"),
     ]
     for model, data, message in wrong:

@@ -51,7 +51,7 @@ class RoleBatch:
 
     Attributes:
         inputs: Of the model.
-        targets: {layers ("encoder", "decoder" or "cross"): {role: what its queries attend to}}.
+        targets: {layers ("encoder", "decoder", "cross" or "text"): {role: what its queries attend to}}.
         positions: {layers: pairs by position}; all rows then have the same length and other content.
     """
 

@@ -9,7 +9,7 @@ each role, beside the score of uniform attention and that of the same architectu
 what a head attends to, not what the model needs it for: switch it off to test that.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from zoo.interpret.capture import unwrap
 from zoo.interpret.roles.alignment_roles import NO_LINKS, pair_batches, read_pair
 from zoo.interpret.roles.audio_roles import audio_batches, tone_batches
 from zoo.interpret.roles.batches import RoleBatch
+from zoo.interpret.roles.caption_roles import NO_CAPTIONS, caption_batches, describes_images, is_captioned
 from zoo.interpret.roles.image_roles import NO_BOXES, image_batches, split_boxes
 from zoo.interpret.roles.measure import Measurement, is_causal
 from zoo.interpret.roles.result import ROLES, HeadRole, HeadRoles
@@ -28,6 +29,7 @@ from zoo.interpret.roles.token_rows import TokenRow, encode_texts, frame_of
 from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.text import TextModel
+from zoo.models.text_to_image import TextToImageModel
 from zoo.models.towers import TowersModel
 from zoo.preprocessing.modality import MODALITIES, item_modality, of_model
 
@@ -58,6 +60,7 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
     `first`, and with boxes `object` and `same_object`.
     Audio: `previous`, `next`, `same`, `local`, `first`, and on generated tones `onset` and `harmonic`.
     Translation: the roles of texts on both sides, and `alignment` in cross-attention.
+    Captions (BLIP, CoCa): those of images in the encoder; with captions those of texts in the decoder and text tower.
     All: `position` and `relative_position`, how well the maps of other inputs of equal length predict the map of an
     input, 1 - residual / total, where the total is the squared difference from uniform attention; 0 for uniform
     attention.
@@ -67,7 +70,8 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
             measured that takes the data.
         data: Texts, or token ids [B, N] without padding (for a model without a tokenizer); images, or pairs (image,
             boxes), boxes being (left, top, right, bottom) of each object in pixels; audio clips; for an encoder-decoder
-            texts, or pairs (source, target) or (source, target, alignment), such as "0-0 1-2" by numbers of words.
+            texts, or pairs (source, target) or (source, target, alignment), such as "0-0 1-2" by numbers of words;
+            for a model that describes images, images, or pairs (image, boxes) or (image, caption).
             None: what needs no data.
         sampling_rate: Of audio clips without one.
         seed: Of the random weights of the control and of the generated inputs.
@@ -83,9 +87,7 @@ def head_roles(model: Any, data: Any = None, *, sampling_rate: int | None = None
     modality = modality_of(part)
     check_items(items, modality, part)
     measurement = Measurement(part, seed)
-    batches, left_out = {"text": text_roles, "image": image_roles, "audio": audio_roles}[modality](
-        part, processor, items, sampling_rate, seed
-    )
+    batches, left_out = roles_of(part, modality)(part, processor, items, sampling_rate, seed)
     for batch in batches:
         measurement.add(batch)
     rows = [
@@ -133,6 +135,14 @@ def is_boxed(item: Any) -> bool:
 
 def modality_of(part: Any) -> str:
     """The modality of the encoder of a model. Raises ValueError for families with inputs of several ones."""
+    if describes_images(part):
+        return "image"
+    if isinstance(part, TextToImageModel):
+        raise ValueError(
+            f"head_roles does not measure {type(part).__name__}: its stack reads each text, padded to "
+            f"{part.config.text_length} tokens, with an image behind it, so that roles of texts or of images alone do "
+            "not apply; zoo.explore shows its maps"
+        )
     found = [record.name for record in of_model(part)]
     supported = isinstance(part, TextModel | EncoderDecoder) or hasattr(part, "patches") or hasattr(part, "frames")
     if len(found) != 1 or not supported:
@@ -146,7 +156,7 @@ def modality_of(part: Any) -> str:
 def check_items(items: list[Any], modality: str, part: Any) -> None:
     """Raise ValueError for an item of another modality."""
     for index, item in enumerate(items):
-        if modality == "image" and is_boxed(item):
+        if modality == "image" and (is_boxed(item) or (describes_images(part) and is_captioned(item))):
             item = item[0]
         if modality == "text":
             pair = isinstance(item, tuple | list) and isinstance(part, EncoderDecoder)
@@ -159,6 +169,7 @@ def check_items(items: list[Any], modality: str, part: Any) -> None:
         raise ValueError(
             f"item {index} is {given!r:.80}: the model takes {MODALITIES[modality].plural}"
             + (", or token ids [B, N]" if modality == "text" else "")
+            + (", or pairs (image, caption)" if describes_images(part) else "")
         )
 
 
@@ -174,6 +185,13 @@ def without_impossible(rows: list[HeadRole], measurement: Measurement) -> tuple[
 # --- modalities ---------------------------------------------------------------------------------------------------
 
 Found = tuple[Iterable[RoleBatch], dict[str, str]]
+
+
+def roles_of(part: Any, modality: str) -> Callable[..., Found]:
+    """The function that makes the batches of a model."""
+    if describes_images(part):
+        return caption_roles
+    return {"text": text_roles, "image": image_roles, "audio": audio_roles}[modality]
 
 
 def text_roles(part: Any, processor: Any, items: list[Any], _: int | None, seed: int) -> Found:
@@ -242,17 +260,34 @@ def aligned(part: Any, processor: Any, items: list[Any], left_out: dict[str, str
 
 def image_roles(part: Any, processor: Any, items: list[Any], _: int | None, seed: int) -> Found:
     """Batches of images."""
+    images, boxes, left_out = boxed_images(items)
+    return image_batches(part.patches, processor, images, boxes), left_out
+
+
+def boxed_images(items: list[Any]) -> tuple[list[Any], list[Tensor], dict[str, str]]:
+    """(images, their boxes, {role that these do not allow: the reason})."""
     if not items:
         raise ValueError("expected images: all roles of an image model need data")
     images, boxes = split_boxes(items)
-    left_out = {}
+    left_out: dict[str, str] = {}
     if not any(len(own) for own in boxes):
         left_out = dict.fromkeys(("object", "same_object"), NO_BOXES)
     elif not any(len(own) > 1 for own in boxes):
         left_out["same_object"] = "no image has two boxes"
     if len(images) == 1:
         left_out |= dict.fromkeys(("position", "relative_position"), "expected at least two images")
-    return image_batches(part, processor, images, boxes), left_out
+    return images, boxes, left_out
+
+
+def caption_roles(part: Any, processor: Any, items: list[Any], _: int | None, seed: int) -> Found:
+    """Batches of images, with captions or boxes."""
+    captions = [item[1] if is_captioned(item) else None for item in items]
+    images, boxes, left_out = boxed_images([item[0] if is_captioned(item) else item for item in items])
+    if not any(captions):
+        left_out |= dict.fromkeys(("previous", "next", "punctuation", "separator", "rare"), NO_CAPTIONS)
+    elif processor.text is None:
+        raise ValueError(NO_TOKENIZER)
+    return caption_batches(part, processor, images, captions, boxes), left_out
 
 
 def audio_roles(part: Any, processor: Any, items: list[Any], sampling_rate: int | None, seed: int) -> Found:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.interpret.plot import load_image
 from zoo.interpret.roles.batches import PositionBins, RoleBatch, Target, grid_offsets, split_rows
+from zoo.nn.frontends.image import PatchEmbedding
 
 COVERED = 0.5  # part of a patch that an object covers, for it to be one of the object's patches
 NO_BOXES = (
@@ -40,9 +41,11 @@ def split_boxes(data: Sequence[Any]) -> tuple[list[Any], list[Tensor]]:
     return images, boxes
 
 
-def image_batches(model: Any, processor: Any, images: Sequence[Any], boxes: Sequence[Tensor]) -> Iterator[RoleBatch]:
-    """Batches of images for a model with patches."""
-    grid, prefix = model.patches.grid, model.patches.prefix
+def image_batches(
+    patches: PatchEmbedding, processor: Any, images: Sequence[Any], boxes: Sequence[Tensor]
+) -> Iterator[RoleBatch]:
+    """Batches of images for a model with these patches."""
+    grid, prefix = patches.grid, patches.prefix
     tokens = prefix + grid[0] * grid[1]
     positions = {"encoder": PositionBins(grid_offsets(grid, prefix), torch.arange(tokens) >= prefix)}
     fixed = patch_targets(grid, prefix)

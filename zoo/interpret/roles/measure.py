@@ -14,6 +14,7 @@ from zoo.interpret.capture import capture
 from zoo.interpret.roles.batches import RoleBatch, Target
 from zoo.interpret.roles.position_fit import PositionFit
 from zoo.interpret.select_layers import find_layers
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.attention import Attention
 from zoo.nn.core import Core
@@ -30,7 +31,7 @@ class Measurement:
     """Collects the scores of all heads over batches.
 
     Attributes:
-        layers: {"encoder", "decoder" or "cross": names of its layers}.
+        layers: {"encoder", "decoder", "cross" or "text": names of its layers}.
         missing: {name: class} of the layers that have no attention weights.
     """
 
@@ -128,12 +129,14 @@ class Measurement:
 
 
 def by_side(names: list[str]) -> dict[str, list[str]]:
-    """The attention layers of blocks: those of the decoder and its cross-attention, and all others as "encoder"."""
+    """The attention layers of blocks: those of the decoder and its cross-attention, those of the text tower of CoCa,
+    and all others as "encoder"."""
     sides: dict[str, list[str]] = {}
     for name in names:
         found = re.fullmatch(r"(?:.*\.)?blocks\.\d+\.(mixer|cross)(?:\..*)?", name)
         if found is not None:
-            side = "cross" if found[1] == "cross" else "decoder" if name.startswith("decoder.") else "encoder"
+            part = name.partition(".")[0]
+            side = "cross" if found[1] == "cross" else part if part in ("decoder", "text") else "encoder"
             sides.setdefault(side, []).append(name)
     return sides
 
@@ -148,7 +151,7 @@ def size_of(batch: RoleBatch, side: str) -> tuple[int, int]:
 
 def run(model: Any, inputs: dict[str, Tensor]) -> None:
     """One forward pass without the head, which no map needs and which takes long for a large vocabulary."""
-    if "decoder_input_ids" in inputs:
+    if isinstance(model, EncoderDecoder) and f"{model.decoder_prefix}input_ids" in inputs:
         model(**inputs)
     else:
         model.encode(**inputs)
