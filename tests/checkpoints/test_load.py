@@ -95,6 +95,9 @@ def test_a_run_folder_and_a_checkpoint_file(folder, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
     with pytest.raises(zoo.LoadError, match=r"is a file of weights alone; expected a folder.*give the folder"):
         zoo.load(folder / "model.safetensors")
+    (tmp_path / "reviews.csv").write_text("review\n")
+    with pytest.raises(zoo.LoadError, match=r"reviews.csv is a file; expected a folder.*give the folder of a model$"):
+        zoo.load(tmp_path / "reviews.csv")
 
 
 @pytest.mark.parametrize("stored, kind", [

@@ -93,7 +93,8 @@ def file_kind(path: Path) -> str:
 
 def file_advice(path: Path) -> str:
     """What to load instead of a file that is not a checkpoint."""
-    usual = f"give the folder {path.parent}"
+    beside_a_config = path.suffix in (".safetensors", ".bin", ".json")
+    usual = f"give the folder {path.parent if beside_a_config else 'of a model'}"
     return next((advice for pattern, _, advice in FOREIGN if path.match(pattern)), usual)
 
 
