@@ -437,6 +437,27 @@ def test_a_run_with_another_command_does_not_resume(saved, monkeypatch, capsys):
     assert read_table(Path("a.csv")).columns["review"] == read_table(Path("reviews.csv")).columns["review"]
 
 
+def test_the_ways_out_of_an_error_resume(saved, monkeypatch, capsys):
+    rows = Path("reviews.csv").read_text().splitlines()
+    rows[40], rows[70] = f"{'soup ' * 60},1", " ,2"
+    Path("reviews.csv").write_text("\n".join(rows))
+    words = [saved / "texts", "reviews.csv", "--batch-size", 2, "--out", "a.csv"]
+    assert "--truncation" in failing(capsys, *words)
+    with monkeypatch.context() as patch:
+        seen = interrupted_after(9, patch)
+        assert "--on-error label" in failing(capsys, *words, "--truncation") and seen == [32, 64]
+    words += ["--truncation", "--on-error", "label"]
+    with monkeypatch.context() as patch:
+        interrupted_after(0, patch)
+        assert predict(*words) == 130  # the journal now has these options
+    assert "another value of --on-error" in failing(capsys, *words[:-2])
+    with monkeypatch.context() as patch:
+        seen = interrupted_after(9, patch)
+        assert predict(*words) == 0 and seen == [64]
+    assert predict(*words[:4], "--out", "b.csv", *words[6:]) == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
 def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
     words = [saved / "texts", "reviews.csv", "--batch-size", 2, "--out", "a.csv", "--overwrite"]
     with monkeypatch.context() as patch:

@@ -31,7 +31,7 @@ from zoo.preprocessing.modality import MODALITIES, Modality, of_model
 from zoo.retrieval.encode import fingerprint
 from zoo.utils.console import make_table, stdout_console
 from zoo.utils.escape import printable, say
-from zoo.utils.journal import Journal, changed_options, journal_folder
+from zoo.utils.journal import Journal, journal_folder
 from zoo.utils.progress import progress
 
 SHORT = 60  # characters of a text that the table on the screen shows
@@ -112,12 +112,22 @@ def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# Options that the error of an input names as the way out: no input that is finished under --on-error raise needs them.
+WAYS_OUT = {"--on-error": ("skip", "label"), "--truncation": (True,), "--resample": (True,)}
+
+
 class PredictionJournal(Journal):
     """The finished windows of a run: {number of the window: (digest of its inputs, predictions)}."""
 
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         super().__init__(path, plan)
         self.windows: dict[int, tuple[str, Window]] = {}
+
+    def changed(self, former: Any) -> list[str]:
+        """As for any journal, but for the ways out of an error."""
+        stopped = isinstance(former, dict) and former.get("--on-error") == "raise"
+        ways_out = [name for name, values in WAYS_OUT.items() if stopped and self.plan.get(name) in values]
+        return [name for name in super().changed(former) if name not in ways_out]
 
     @property
     def inputs(self) -> int:
@@ -208,7 +218,7 @@ class Work:
         check_out(out, self.inputs.files, overwrite)
         journal = PredictionJournal(journal_folder(out), plan)
         former = journal.former_plan()
-        if former is not None and (changed := changed_options(former, plan)) and not overwrite:
+        if former is not None and (changed := journal.changed(former)) and not overwrite:
             raise ValueError(
                 f"there is unfinished work for {out} with another value of {', '.join(changed)}: give the same command "
                 "to resume it, --overwrite to start again, or another --out"

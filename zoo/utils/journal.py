@@ -52,6 +52,10 @@ class Journal:
         entries = self._entries()
         return entries[0] if len(entries) > 1 and isinstance(entries[0], dict) else None
 
+    def changed(self, former: Any) -> list[str]:
+        """Names of the options whose values in the plan of the finished work were others, so that it cannot be used."""
+        return changed_options(former, self.plan)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Open the folder for this process alone, and read what is done. It is removed if the work is (`remove`)."""
@@ -62,9 +66,12 @@ class Journal:
             with open(self.path / "lock", "a") as lock:
                 self._lock(lock)
                 entries = self._entries()
-                if not entries or changed_options(entries[0], self.plan) or not self._restored(entries[1:]):
+                if not entries or self.changed(entries[0]) or not self._restored(entries[1:]):
                     self.reset()
                     write_atomic(self.file, json.dumps(self.plan) + "\n")
+                elif entries[0] != self.plan:  # the work that follows is done by the new one
+                    _, rest = self.file.read_text().split("\n", 1)
+                    write_atomic(self.file, json.dumps(self.plan) + "\n" + rest)
                 text = self.file.read_bytes()
                 os.truncate(self.file, text.rfind(b"\n") + 1)
                 with open(self.file, "a") as self._log:
