@@ -23,7 +23,9 @@ def test_every_item_is_decoded_and_broken_ones_are_listed_in_order() -> None:
 
     broken = decode_all(500, decode_one, "image", "skip")
     assert seen == [1] * 500 and list(broken) == [7, 107, 207, 307, 407] and broken[7] == "file 7 is odd"
-    with pytest.raises(DataError, match=r"broken image file \d*7 is odd\. Fix or remove it, or pass on_error=skip"):
+    with pytest.raises(
+        DataError, match=r"^file \d*7 is odd\. Fix or remove it, or pass on_error=skip to skip broken im"
+    ):
         decode_all(500, decode_one, "image", "raise")
 
 
@@ -67,9 +69,9 @@ def test_processes_write_to_shared_memory_and_name_what_is_broken() -> None:
     broken = decode_all(500, decode_one, "image", "skip", processes=True)
     assert values.tolist() == list(range(1, 501)) and os.getpid() not in processes[64:].tolist()
     assert broken == {i: f"file {i} is odd" for i in (7, 107, 207, 307, 407)}
-    with pytest.raises(DataError, match=r"broken image file 7 is odd\. Fix or remove it"):
+    with pytest.raises(DataError, match=r"^file 7 is odd\. Fix or remove it"):
         decode_all(500, decode_one, "image", "raise", processes=True)
-    with pytest.raises(DataError, match=r"broken image 300\. Fix"):
+    with pytest.raises(DataError, match=r"^300\. Fix"):
         decode_all(500, lambda i: "300" if i == 300 else "", "image", "raise", processes=True)
     assert not multiprocessing.active_children()
 

@@ -72,7 +72,7 @@ def decode_all(
                     pool.shutdown(cancel_futures=True)
     first = next(iter(broken.values()), "missing")
     if broken and on_error == "raise":
-        raise DataError(f"broken {noun} {first}. Fix or remove it, or pass on_error=skip to skip it")
+        raise DataError(f"{first}. Fix or remove it, or pass on_error=skip to skip broken {noun}s")
     if len(broken) == count:
         raise DataError(f"no {noun} can be read; the first is {first}")
     return broken
