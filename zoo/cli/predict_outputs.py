@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.inference.contacts import Contact
 from zoo.inference.graph_predictions import Node
+from zoo.inference.point_predictions import Point, predicts_points
 from zoo.inference.probabilities import Prediction
 from zoo.inference.question_answering import Answer
 from zoo.inference.text_generation import writes_texts
@@ -85,11 +86,12 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool, list
         top_k = min(top_k, model.config.num_classes)
     fields = FIELDS.get(head, ("label", "probability"))
     of_nodes = head == "token" and "graph_sizes" in model.inputs
-    fields = Node._fields if of_nodes else fields
+    elements = "nodes" if of_nodes else "points" if predicts_points(model) else "entities"
+    fields = {"nodes": Node._fields, "points": Point._fields}.get(elements, fields)
     if writes_texts(model):
         top_k, fields = 1, FIELDS["ctc"] if "input_features" in model.inputs else ("generated_text", "probability")
     for prefix in ("", PREFIX):
-        name = "nodes" if of_nodes else "entities" if head == "token" else "labels" if listed else ""
+        name = elements if head == "token" else "labels" if listed else ""
         columns = PredictionColumns(top_k, fields, values, prefix, errors, name, 0.5 if listed else 0.0)
         new = {*columns.names, *columns.nested(None)}
         if not new & set(given):

@@ -22,6 +22,7 @@ from zoo.cli.predict_maps import check_plot, plot_maps
 from zoo.cli.predict_outputs import PLOT, PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.cli.table_options import format_options
 from zoo.data.text import parallel, summaries
+from zoo.inference.point_predictions import predicts_points
 from zoo.inference.predict import check_model
 from zoo.inference.predictor import Predictor, Window
 from zoo.inference.probabilities import Prediction
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     problem = model.config.resolved_problem_type if model.config.head == "classify" else None
     if args.top_k and (model.config.head == "token" or problem == "regression" or writes_texts(model)):
         elements = "nodes of a graph" if "graph_sizes" in model.inputs else "entities of a text"
+        elements = "points of a cloud" if predicts_points(model) else elements
         what = f"the model finds all {elements}" if problem is None else "the model predicts numbers"
         what = "the model writes one text for each input" if writes_texts(model) else what
         raise ValueError(f"--top-k is for labels, and {what}: omit it")

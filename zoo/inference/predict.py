@@ -57,7 +57,8 @@ def predict(
     name are called by their number. A model with head="token" gives the entities of each text in their order,
     [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
     any length is read in overlapping windows. Of a graph it gives the label of each node, in their order, [(node,
-    label, probability), ...] (`Node`), where a node has its name or its number. A model with head="qa" answers a tuple
+    label, probability), ...] (`Node`), where a node has its name or its number; of a point cloud that of each point,
+    [(label, probability), ...] (`Point`). A model with head="qa" answers a tuple
     (question, context) from a context of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A
     model of proteins or alignments with head="contacts" gives the most probable contacts of residues at least 6 places
     apart, [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1; the whole maps are those of
@@ -122,7 +123,7 @@ def check_model(model: Any, top_k: int) -> None:
     require_model(model)
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
-    of_elements = any(name in model.inputs for name in ("input_ids", "node_features"))
+    of_elements = any(name in model.inputs for name in ("input_ids", "node_features", "points"))
     served = model.config.head in HEADS and (model.config.head != "token" or of_elements)
     if not served and not predicts_contacts(model) and not writes_texts(model):
         hint = ""
@@ -132,8 +133,9 @@ def check_model(model: Any, top_k: int) -> None:
             hint = "; to classify with text labels, use zoo.zero_shot(model, labels)"
         raise ValueError(
             f"the model has head={model.config.head!r}: predicting needs a classifier (head='classify', or "
-            f"head='token' for the words of texts or the nodes of graphs), head='qa', head='masked_lm' or head='ctc', "
-            f"an encoder-decoder with head='lm', or a model of proteins or alignments with head='contacts'{hint}"
+            f"head='token' for the words of texts, the nodes of graphs or the points of clouds), head='qa', "
+            f"head='masked_lm' or head='ctc', an encoder-decoder with head='lm', or a model of proteins or alignments "
+            f"with head='contacts'{hint}"
         )
     if model.preprocess is None:
         choices = " or ".join(record.processor for record in of_model(model))

@@ -19,6 +19,7 @@ from zoo.inference import long_audio
 from zoo.inference.contacts import Contact, contacts_of_batch, predicts_contacts
 from zoo.inference.graph_predictions import Node, labels_of_nodes
 from zoo.inference.long_texts import outputs_of_windows
+from zoo.inference.point_predictions import Point, labels_of_points, predicts_points
 from zoo.inference.prediction_report import Report, Window
 from zoo.inference.probabilities import NOT_FINITE, Prediction, activated, label_names, run, top_predictions
 from zoo.inference.question_answering import Answer, answers_of
@@ -178,6 +179,8 @@ class Predictor:
             return Contact(message, math.nan, 0, 0)
         if self.is_graph and self.model.config.head == "token":
             return Node("", message, math.nan)
+        if predicts_points(self.model):
+            return Point(message, math.nan)
         if not self.in_windows:
             return message, math.nan
         is_answer = self.model.config.head == "qa"
@@ -234,6 +237,8 @@ class Predictor:
             scores = run(self.model, batch)
             if predicts_contacts(self.model):
                 yield from zip(rows, contacts_of_batch(self.model, scores, batch, self.top_k))
+            elif predicts_points(self.model):
+                yield from zip(rows, labels_of_points(self.model, [items[i] for i in rows], batch["points"], scores))
             else:
                 yield from zip(rows, self._of_outputs(activated(self.model, scores)))
 

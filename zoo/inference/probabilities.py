@@ -11,6 +11,8 @@ from zoo.models.base import Model
 from zoo.models.eval_mode import eval_mode
 from zoo.nn.lengths import place
 
+NOT_FINITE = "the model gives numbers that are not finite for it"
+
 # [(label, probability), ...], best first; of head="token" the entities of a text, of head="qa" answers.
 Prediction = list[Any]
 NOT_FINITE = "the model gives numbers that are not finite for it"
