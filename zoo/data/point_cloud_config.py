@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zoo.data.base_config import LabelSettings
+from zoo.data.base_config import GroupSettings, LabelSettings
 
 SYNTHETIC = ("auto", "synthetic", "synthetic_point_clouds")  # names of the generated shapes
+SYNTHETIC_PARTS = ("auto", "synthetic", "synthetic_point_parts")  # of the generated objects of several parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +37,11 @@ class PointCloudAugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointCloudDataSettings(LabelSettings):
-    """Labeled point clouds for classification.
+class PointSettings(GroupSettings):
+    """Options of all point clouds.
 
     Attributes:
-        name: Dataset: `synthetic` (ten generated shapes; also `auto`), a folder with one sub-folder of .ply, .npy or
-            .npz files per class (directly, or inside `train/`, `val/` and `test/`), or a table (.csv .tsv .jsonl .json
-            .parquet) with a column of such files.
-        data_dir: Folder of the files of a dataset with a card; there is none for point clouds.
         points: Column of the files in a table.
-        label: Column of the labels in a table.
         features: What the model sees of each point beside x, y and z: names of properties of PLY files or of arrays of
             NPZ files, e.g. `[red, green, blue]`. NPY files have it in their further columns. Rotations leave it as it
             is, so that normals need `augment.rotation=none`. Default: that of `model.source`, or nothing.
@@ -55,7 +51,6 @@ class PointCloudDataSettings(LabelSettings):
     """
 
     points: str = ""
-    label: str = ""
     features: list[str] = field(default_factory=list)
     num_points: int | None = None
     augment: PointCloudAugmentSettings = field(default_factory=PointCloudAugmentSettings)
@@ -64,5 +59,47 @@ class PointCloudDataSettings(LabelSettings):
         super().__post_init__()
         if self.num_points is not None:
             self._at_least(1, "num_points")
-        if self.features and self.name in SYNTHETIC:
+        if self.features and (self.name == "auto" or self.name.startswith("synthetic")):
             raise ValueError(f"features={self.features}: synthetic points have coordinates alone; omit it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointCloudDataSettings(PointSettings, LabelSettings):
+    """Labeled point clouds for classification.
+
+    Attributes:
+        name: Dataset: `synthetic` (ten generated shapes; also `auto`), a folder with one sub-folder of .ply, .npy or
+            .npz files per class (directly, or inside `train/`, `val/` and `test/`), or a table (.csv .tsv .jsonl .json
+            .parquet) with a column of such files.
+        data_dir: Folder of the files of a dataset with a card; there is none for point clouds.
+        label: Column of the labels in a table.
+    """
+
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledPointSettings(PointSettings):
+    """Point clouds whose points have classes, for segmentation.
+
+    Attributes:
+        name: Dataset: `synthetic` (generated objects of several parts; also `auto`), a folder of .ply, .npy or .npz
+            files (directly, or inside `train/`, `val/` and `test/`), or a table (.csv .tsv .jsonl .json .parquet) with
+            a column of such files.
+        data_dir: Folder of the files of a dataset with a card; there is none for point clouds.
+        point_label: Property of PLY files, or array [N] of NPZ files, with the class of each point, a whole number; a
+            negative one stands for a point without a class. NPY files have it in their last column.
+        class_names: Names of the classes 0, 1, ...: a list, or a file with a name a line. The saved model predicts
+            them. Default: the numbers.
+    """
+
+    point_label: str = "label"
+    class_names: list[str] | str = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.point_label in ("", *self.features, "x", "y", "z", "points"):
+            raise ValueError(f"point_label={self.point_label!r}: expected the name of a property or array of classes, "
+                             f"which is none of the features")  # fmt: skip
+        if self.class_names and (self.name == "auto" or self.name.startswith("synthetic")):
+            raise ValueError("class_names= is for your own data: the classes of synthetic data have names; omit it")

@@ -179,7 +179,7 @@ def held_out(data: Items, fraction: float, seed: int, split: str) -> Tensor:
     if data.group_ids is None:
         return held_out_mask(data.groups(), fraction, seed)
     labels: Tensor | None = getattr(data, "labels", None)
-    if labels is None or labels.ndim != 1 or labels.is_floating_point():  # they are not classes
+    if labels is None or labels.shape != (len(data),) or labels.is_floating_point():  # they are not classes of items
         labels = torch.zeros(len(data), dtype=torch.int64)
     held = held_out_groups(data.group_ids, labels, fraction, seed)
     if not held.any():

@@ -22,14 +22,16 @@ ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 HEADER_LINES = 10_000
 
 
-def read(path: str | Path, features: Sequence[str] = ()) -> np.ndarray:
-    """The points of a file, float32 [N, 3 + F].
+def read(path: str | Path, features: Sequence[str] = (), label: str = "") -> np.ndarray:
+    """The points of a file, float32 [N, 3 + F], or [N, 3 + F + 1] with the label of each.
 
     A PLY file has them in its element "vertex", with the coordinates x, y, z; an NPY file is an array [N, 3 + F]; an
     NPZ file has the array "points", or a single one.
 
     features: names of further properties of a PLY file (nx, ny, nz; red, green, blue; ...), or of further arrays [N] or
     [N, F] of an NPZ file. Those of 8 or 16 bits without a sign, such as colors, are scaled to 0 .. 1.
+    label: name of a property or of an array [N], which is not scaled, for the last column; the last one of an NPY file
+    is the label anyway.
 
     Raises LoadError for a file that is damaged or lacks one of them, and for files of other kinds.
     """
@@ -42,37 +44,40 @@ def read(path: str | Path, features: Sequence[str] = ()) -> np.ndarray:
                         "columns in the array, or use an NPZ or PLY file")  # fmt: skip
     try:
         if suffix == ".ply":
-            return read_ply(path, features)
-        return read_arrays(path, features)
+            return read_ply(path, features, label)
+        return read_arrays(path, features, label)
     except (LoadError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except DAMAGED as error:
         raise LoadError(f"{path} cannot be read as a point cloud: {error}") from None
 
 
-def read_arrays(path: Path, features: Sequence[str]) -> np.ndarray:
-    """The points of an NPY or NPZ file. Pickled objects are refused."""
+def read_arrays(path: Path, features: Sequence[str], label: str = "") -> np.ndarray:
+    """The points of an NPY or NPZ file, see `read`. Pickled objects are refused."""
     loaded: Any = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return as_points(loaded, str(path))
     with loaded as arrays:
         names = list(arrays)
-        others = [name for name in names if name not in features]
+        more = [*features, label] if label else [*features]
+        others = [name for name in names if name not in more]
         main = POINTS if POINTS in names else others[0] if len(others) == 1 else None
         if main is None:
             raise LoadError(f"{path} has the arrays {', '.join(names) or 'none'}: expected one with the name 'points'")
-        if missing := next((name for name in features if name not in names), None):
+        if missing := next((name for name in more if name not in names), None):
             raise LoadError(f"{path} has no array {missing!r}{did_you_mean(missing, names)}: it has {', '.join(names)}")
         points = as_points(arrays[main], f"{path}: {main}")
         columns = [points]
-        for name in features:
-            values = scaled(arrays[name])
+        for name in more:
+            values = arrays[name] if name == label else scaled(arrays[name])
+            if values.dtype.kind not in "fiu":
+                raise LoadError(f"{path}: {name} is of {values.dtype}, expected numbers")
             values = values[:, None] if values.ndim == 1 else values
             if values.ndim != 2 or len(values) != len(points):
                 raise LoadError(f"{path}: {name} is {list(arrays[name].shape)}, expected [{len(points)}] or "
                                 f"[{len(points)}, F], a row for each point")  # fmt: skip
             columns.append(values)
-    return np.concatenate(columns, 1)
+    return np.concatenate(columns, 1, dtype=np.float32)
 
 
 def as_points(values: Any, name: str) -> np.ndarray:
@@ -111,15 +116,16 @@ class Element:
         return np.dtype([(name, order + kind) for name, kind in self.properties])
 
 
-def read_ply(path: Path, features: Sequence[str] = ()) -> np.ndarray:
-    """The coordinates and the named properties of the element "vertex" of a PLY file, float32 [N, 3 + F]."""
+def read_ply(path: Path, features: Sequence[str] = (), label: str = "") -> np.ndarray:
+    """The coordinates and the named properties of the element "vertex" of a PLY file, see `read`."""
+    wanted = (*XYZ, *features, *([label] if label else []))
     with path.open("rb") as file:
         order, elements = read_header(file, path)
         vertices = next((element for element in elements if element.name == "vertex"), None)
         if vertices is None:
             raise LoadError(f"{path} has no element 'vertex': expected a PLY file of points")
         names = [name for name, _ in vertices.properties]
-        if missing := next((name for name in (*XYZ, *features) if name not in names), None):
+        if missing := next((name for name in wanted if name not in names), None):
             raise LoadError(f"{path}: its points have no property {missing!r}{did_you_mean(missing, names)}; they have "
                             f"{', '.join(names)}")  # fmt: skip
         if vertices.has_lists:
@@ -132,9 +138,8 @@ def read_ply(path: Path, features: Sequence[str] = ()) -> np.ndarray:
         for element in elements[: elements.index(vertices)]:
             skip(file, element, order)
         table = rows_of(file, vertices, order, path)
-    return np.stack([scaled(table[name]) if name in features else table[name] for name in (*XYZ, *features)], 1).astype(
-        np.float32
-    )
+    columns = [scaled(table[name]) if name in features else table[name] for name in wanted]
+    return np.stack(columns, 1).astype(np.float32)
 
 
 def read_header(file: BinaryIO, path: Path) -> tuple[str, list[Element]]:

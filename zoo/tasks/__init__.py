@@ -12,6 +12,7 @@ _HOME = {
     "MaskedLMTask": "zoo.tasks.language_modeling",
     "TokenClassificationTask": "zoo.tasks.token_classification",
     "NodeClassificationTask": "zoo.tasks.node_classification",
+    "PointSegmentationTask": "zoo.tasks.point_segmentation",
     "QuestionAnsweringTask": "zoo.tasks.question_answering",
     "Seq2SeqTask": "zoo.tasks.seq2seq",
     "ImageTextTask": "zoo.tasks.image_text",

@@ -56,6 +56,7 @@ class ClassificationTask(Task):
     """
 
     runs_in_pipeline = True
+    objective_type: type[Objective] = Objective
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, optim: OptimSettings | None = None,
                  label_smoothing: float = 0.0, problem_type: ProblemType | None = None,
@@ -69,7 +70,7 @@ class ClassificationTask(Task):
         super().__init__(model, optim=optim if lr is None else replace(optim, lr=lr), ema=ema, seed=seed)
         self.augment = augment
         problem_type = problem_type or "single_label_classification"
-        self.objective = Objective(problem_type, label_smoothing, class_weights, unit)
+        self.objective = self.objective_type(problem_type, label_smoothing, class_weights, unit)
         metric, self.mode = self.objective.monitor
         self.monitor = f"val_{metric}"
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict

@@ -29,7 +29,7 @@ from zoo.utils.escape import printable
 
 BASELINE_SECONDS = 1.0  # that the banner waits for the baseline; a later one is shown after the step when it is known
 PRECISIONS = {"bf16-master": "bf16-master: steps in bfloat16, with weights cast from the float32 ones that are trained"}
-PERCENTAGES = ("test_accuracy", "test_f1", "test_wer")  # metrics that are printed in percent
+PERCENTAGES = ("test_accuracy", "test_f1", "test_mean_iou", "test_wer")  # metrics that are printed in percent
 
 
 def print_banner(run: Run, task: Task, loaders: Any, out: Console, steps: int, steps_per_epoch: int,

@@ -78,7 +78,7 @@ class Baseline:
 
     def shown(self, score: float) -> str:
         """A value of the metric as text."""
-        return f"{score:.2%}" if self.metric in ("accuracy", "f1") else f"{score:.4f}"
+        return f"{score:.2%}" if self.metric in ("accuracy", "f1", "mean_iou") else f"{score:.4f}"
 
 
 class BaselineThread:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.training.result import Result
     from zoo.training.run import Run
 
-PERCENTAGES = ("accuracy", "f1", "wer", "cer")  # metrics that are fractions
+PERCENTAGES = ("accuracy", "f1", "mean_iou", "wer", "cer")  # metrics that are fractions
 SMOOTH_FROM = 100  # points of the training loss from which on their moving mean is plotted over them
 FEW = 30  # points up to which each has a marker
 LOG_RATIO = 30  # largest to smallest value from which on an axis is logarithmic

@@ -35,15 +35,19 @@ class PointCloudAugment:
         Returns: `points` [B, N, 3 + F], `attention_mask` [B, N], `lengths` (a list: it stays on the host), `labels` [B]
             and `targets` [B].
         """
-        points, lengths, labels = batch["points"], batch["lengths"], batch["labels"]
+        labels = batch["labels"]
+        return self.inputs(batch, seed, train) | {"labels": labels, "targets": labels}
+
+    def inputs(self, batch: Mapping[str, Any], seed: int, train: bool) -> dict[str, Any]:
+        """`points`, `attention_mask` and `lengths` of the batch of the model, with all columns of the raw points."""
+        points, lengths = batch["points"], batch["lengths"]
         if train:
             rng = KeyedRandom(seed, batch["epoch"], batch["index"])
             points, lengths = self.augmented(points, lengths, rng)
         rows = zip(points, lengths, strict=True)
         clouds = [self.preprocess.prepare(cloud[:count]) for cloud, count in rows]
         points, lengths = pad_sequence(clouds, batch_first=True), [len(cloud) for cloud in clouds]
-        inputs = {"points": points, "attention_mask": right_padding(lengths, points).long(), "lengths": lengths}
-        return {**inputs, "labels": labels, "targets": labels}
+        return {"points": points, "attention_mask": right_padding(lengths, points).long(), "lengths": lengths}
 
     def augmented(self, points: Tensor, lengths: list[int], rng: KeyedRandom) -> tuple[Tensor, list[int]]:
         """(augmented clouds [B, N, 3 + F], their numbers of points); each keeps at least one."""
@@ -71,6 +75,22 @@ class PointCloudAugment:
         counts: list[int] = kept.tolist()
         order = (rank >= kept[:, None]).long().argsort(dim=1, stable=True)[:, : max(counts)]
         return points.gather(1, order[..., None].expand(-1, -1, points.shape[2])), counts
+
+
+class LabeledPointsAugment(PointCloudAugment):
+    """The same for a raw batch of `LabeledPoints`, whose last column is the class of a point."""
+
+    def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]:
+        """Convert a batch of raw clouds to one of the model.
+
+        Returns: `points` [B, N, 3 + F], `attention_mask` [B, N], `lengths` (a list), `labeled` bool [B, N], True for
+            the points that have a class, and of these P points `labels` [P] and `targets` [P].
+        """
+        inputs = self.inputs(batch, seed, train)
+        classes = inputs["points"][..., -1].long()
+        labeled = inputs["attention_mask"].bool() & (classes >= 0)
+        labels = classes[labeled]
+        return inputs | {"points": inputs["points"][..., :-1], "labeled": labeled, "labels": labels, "targets": labels}
 
 
 def radii(xyz: Tensor, keep: Tensor) -> Tensor:

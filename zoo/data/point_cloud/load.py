@@ -1,5 +1,6 @@
 """Load labeled point clouds: your own folders and tables of .ply and .npy files, or synthetic shapes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -36,7 +37,7 @@ COLUMN_NAMES = ("points", "point_cloud", "cloud", *FILE_NAMES)
 
 def load_point_clouds(
     settings: PointCloudDataSettings | None = None, *, processor: PointCloudProcessor | None = None, seed: int = 0
-) -> PointCloudSplits:
+) -> PointCloudSplits[PointCloudDataset]:
     """Load a dataset of labeled point clouds.
 
     Args:
@@ -58,7 +59,7 @@ def load_point_clouds(
     return sets.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
-def _synthetic() -> PointCloudSplits:
+def _synthetic() -> PointCloudSplits[PointCloudDataset]:
     train, validation, test = (
         PointCloudDataset(*synthetic.make_point_clouds(n, seed=seed, rotated=seed > 0))
         for seed, n in enumerate((synthetic.TRAIN, synthetic.VALIDATION, synthetic.TEST))
@@ -76,7 +77,7 @@ def _tables_of_folder(folder: Path, read: Read) -> dict[str, Table]:
 
 def _from_tables(
     source: Source, s: PointCloudDataSettings, processor: PointCloudProcessor | None, seed: int
-) -> PointCloudSplits:
+) -> PointCloudSplits[PointCloudDataset]:
     """Read the clouds of tables; without a test table, 10 % of each class are held out as test split."""
     column = find_column(source.tables["train"], s.points, "points", COLUMN_NAMES)
     label = find_column(source.tables["train"], s.label, "label", LABEL_NAMES)
@@ -84,14 +85,16 @@ def _from_tables(
     if notice:
         announce(notice)
     named = name_labels(tables, columns_of(tables, label), s)
-    files = {split: _files(table, column) for split, table in named.tables.items()}
-    processor = processor or _processor(files["train"], tuple(s.features))
+    files = {split: listed_files(table, column) for split, table in named.tables.items()}
+    if processor is None:
+        features = tuple(s.features)
+        processor = PointCloudProcessor(in_features=first_columns(files["train"], features), features=features)
     clouds: dict[str, list[Tensor]] = {}
     rows: dict[str, list[int]] = {}
     broken: dict[str, list[str]] = {}
     for split, table in named.tables.items():
         labeled = with_values(table, label, s.on_error, "label")
-        clouds[split], rows[split], broken[split] = _read_clouds(processor, files[split], labeled, s.on_error)
+        clouds[split], rows[split], broken[split] = read_clouds(processor.load, files[split], labeled, s.on_error)
     classes = named.names or source.classes
     _, names, labels = encode_labels(named.tables, [label], rows, "single_label_classification", classes)
     sets = {split: PointCloudDataset(clouds[split], labels[split], broken[split]) for split in clouds}
@@ -105,7 +108,7 @@ def _from_tables(
 Files = list[tuple[Path | None, str]]  # of each row: the file, or the problem with it
 
 
-def _files(table: Table, column: str) -> Files:
+def listed_files(table: Table, column: str) -> Files:
     """The files of a column of a table."""
     found: Files = []
     for row, value in enumerate(table.columns[column]):
@@ -117,19 +120,19 @@ def _files(table: Table, column: str) -> Files:
     return found
 
 
-def _processor(files: Files, features: tuple[str, ...]) -> PointCloudProcessor:
-    """A processor for as many columns as the first file that can be read has."""
+def first_columns(files: Files, features: tuple[str, ...], label: str = "") -> int:
+    """The number of columns of the first file that can be read, see `point_cloud_io.read`."""
     for file, _ in files:
         try:
             if file is not None:
-                return PointCloudProcessor(in_features=read(file, features).shape[1], features=features)
+                return int(read(file, features, label).shape[1])
         except (ValueError, OSError):  # the error that names the file comes when all are read
             continue
-    return PointCloudProcessor(features=features)
+    return 3 + bool(label)
 
 
-def _read_clouds(
-    processor: PointCloudProcessor, files: Files, rows: list[int], on_error: str
+def read_clouds(
+    load: Callable[[Path], Tensor], files: Files, rows: list[int], on_error: str
 ) -> tuple[list[Tensor], list[int], list[str]]:
     """(clouds, their rows, messages of broken files) of the given rows of a table."""
     note_files([files[row][0] for row in rows])
@@ -140,7 +143,7 @@ def _read_clouds(
         if file is None:
             return problem
         try:
-            found[i] = processor.load(file)
+            found[i] = load(file)
         except (ValueError, OSError) as error:
             return str(error)
         return ""

@@ -49,7 +49,7 @@ def make_point_clouds(
 
     Raises: ValueError for fewer than one cloud or 16 points, or a fraction that is not within 0 and 1.
     """
-    _check(n, points, noise=noise, missing=missing, outliers=outliers)
+    check_sizes(n, points, noise=noise, missing=missing, outliers=outliers)
     rng = np.random.default_rng([seed, n, points])
     labels = rng.permutation(np.arange(n) % len(CLASSES))
     rotations = random_rotations(torch.from_numpy(rng.random((n, 3)))).numpy()
@@ -58,9 +58,9 @@ def make_point_clouds(
         cloud = SURFACES[CLASSES[label]](rng, points)
         cloud -= cloud.mean(0)
         cloud /= np.linalg.norm(cloud, axis=1).max()
-        cloud = _with_missing_part(rng, cloud, rng.uniform(0, missing))
+        cloud = with_missing_part(rng, cloud, rng.uniform(0, missing))
         cloud = cloud + rng.standard_normal(cloud.shape) * rng.uniform(0.25, 1) * noise
-        stray = _on_sphere(rng, round(rng.uniform(0, outliers) * points)) * 1.2
+        stray = on_sphere(rng, round(rng.uniform(0, outliers) * points)) * 1.2
         cloud = np.concatenate([cloud, stray * rng.random((len(stray), 1)) ** (1 / 3)])
         cloud = rng.permutation(cloud) @ rotations[i].T if rotated else rng.permutation(cloud)
         cloud = cloud * np.exp(rng.uniform(-1, 1)) + rng.normal(0, 1, 3)
@@ -68,7 +68,8 @@ def make_point_clouds(
     return clouds, torch.from_numpy(labels.astype(np.int64))
 
 
-def _check(n: int, points: int, **fractions: float) -> None:
+def check_sizes(n: int, points: int, **fractions: float) -> None:
+    """Raise ValueError for fewer than one cloud or 16 points, or a fraction that is not within 0 and 1."""
     if n < 1 or points < 16:
         raise ValueError(f"n={n}, points={points}: expected at least one cloud of at least 16 points")
     for name, value in fractions.items():
@@ -76,29 +77,29 @@ def _check(n: int, points: int, **fractions: float) -> None:
             raise ValueError(f"{name}={value}: expected a fraction of at least 0 and less than 1")
 
 
-# --- missing parts ----------------------------------------------------------------------------------------------------
+# --- missing parts of clouds [N, 3 + F], whose further columns stay with the points -----------------------------------
 
 
-def _with_missing_part(rng: Random, cloud: Array, fraction: float) -> Array:
+def with_missing_part(rng: Random, cloud: Array, fraction: float) -> Array:
     """The cloud with this fraction of its points removed, in one of two ways."""
-    direction = _on_sphere(rng, 1)[0]
+    direction = on_sphere(rng, 1)[0]
     if rng.random() < 0.5:
         return cut_off(cloud, direction, fraction)
-    return hidden_by_disk(cloud, direction, cloud[rng.integers(len(cloud))], fraction)
+    return hidden_by_disk(cloud, direction, cloud[rng.integers(len(cloud)), :3], fraction)
 
 
 def cut_off(cloud: Array, direction: Array, fraction: float) -> Array:
-    """The points [N', 3] on one side of a plane, without the fraction that is farthest in a direction [3]."""
-    return _without_last(cloud, cloud @ direction, fraction)
+    """The points [N', 3 + F] on one side of a plane, without the fraction that is farthest in a direction [3]."""
+    return _without_last(cloud, cloud[:, :3] @ direction, fraction)
 
 
 def hidden_by_disk(cloud: Array, direction: Array, center: Array, fraction: float) -> Array:
-    """The points [N', 3] that a disk between the cloud and a far viewer does not hide.
+    """The points [N', 3 + F] that a disk between the cloud and a far viewer does not hide.
 
     direction: unit vector [3] to the viewer. center: a point [3] behind the middle of the disk, which is as large as it
     has to be to hide this fraction of the points.
     """
-    offset = cloud - center
+    offset = cloud[:, :3] - center
     across = offset - (offset @ direction)[:, None] * direction
     return _without_last(cloud, -np.linalg.norm(across, axis=1), fraction)
 
@@ -112,7 +113,7 @@ def _without_last(cloud: Array, values: Array, fraction: float) -> Array:
 # --- surfaces: points [n, 3], uniform over the area, of a shape with random proportions -------------------------------
 
 
-def _on_sphere(rng: Random, n: int) -> Array:
+def on_sphere(rng: Random, n: int) -> Array:
     """Unit vectors [n, 3] in all directions."""
     found = rng.standard_normal((n, 3))
     return found / np.linalg.norm(found, axis=1, keepdims=True)
@@ -144,7 +145,7 @@ def _triangle(rng: Random, n: int, corners: Array) -> Array:
 def _ellipsoid(rng: Random, n: int) -> Array:
     shortest = rng.uniform(0.3, 0.5)
     axes = np.array([1, rng.uniform(shortest, 1), shortest])
-    directions = _on_sphere(rng, CANDIDATES * n)
+    directions = on_sphere(rng, CANDIDATES * n)
     return _by_area(rng, directions * axes, np.linalg.norm(directions / axes, axis=1), n)
 
 
@@ -191,7 +192,7 @@ def _helix(rng: Random, n: int) -> Array:
     turns, height = rng.uniform(2, 4), rng.uniform(1.5, 3.5)
     position = rng.random(n)
     angle = 2 * np.pi * turns * position * rng.choice([-1, 1])
-    return np.stack([np.cos(angle), np.sin(angle), height * position], 1) + _on_sphere(rng, n) * 0.06
+    return np.stack([np.cos(angle), np.sin(angle), height * position], 1) + on_sphere(rng, n) * 0.06
 
 
 def _plate(rng: Random, n: int) -> Array:
@@ -213,6 +214,6 @@ def _saddle(rng: Random, n: int) -> Array:
 
 
 SURFACES: dict[str, Surface] = dict(
-    zip(CLASSES, [_on_sphere, _ellipsoid, _box, _cylinder, _cone, _torus, _pyramid, _helix, _plate, _saddle],
+    zip(CLASSES, [on_sphere, _ellipsoid, _box, _cylinder, _cone, _torus, _pyramid, _helix, _plate, _saddle],
         strict=True)
 )  # fmt: skip

@@ -7,7 +7,7 @@ that a cloud gives the same output in any batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +274,9 @@ class PointTransformer(PointCloudModel):
             points = self.check_inputs(unknown, points)
         if not self.config.has_decoder:
             return super().forward(points, attention_mask, lengths)
-        return self.head(*self.encode_stages(points, attention_mask, lengths))
+        head = cast(SegmentationHead, self.head)
+        y: Tensor = head(*self.encode_stages(points, attention_mask, lengths))
+        return y
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
