@@ -67,6 +67,11 @@ class PointCloudModel(Model):
     def default_preprocess(self) -> PointCloudProcessor:
         return PointCloudProcessor(in_features=self.config.in_features)
 
+    def places(self, points: Tensor) -> dict[str, Tensor]:
+        """The places [N, 3] of the points that each stack computes of one cloud [1, N, F], by what stands before
+        `blocks` in its name: "" of a model with one stack."""
+        return {"": points[0, :, :3]}
+
     def embed(self, points: Tensor) -> Tensor:
         """[B, N, F] -> [B, N, D]."""
         return self.points(points)

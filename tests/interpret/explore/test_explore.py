@@ -384,3 +384,18 @@ def test_points_of_a_cloud_and_the_induced_points_that_they_attend_to() -> None:
     group = found["groups"][0]
     points, induced = (found["positions"][group[side]] for side in ("queries", "keys"))
     assert not group["same"] and len(points[0]["places"]) == 20 and induced[0]["kind"] == "tokens"
+
+
+def test_points_of_all_stages_are_seen_from_the_same_side() -> None:
+    model = zoo.create_model("point_transformer_tiny", seed=0, width=8, stages=(1,), head="token", num_classes=2).eval()
+    cloud = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    found = description(zoo.explore(model, cloud))["models"][0]
+    names = [group["name"] for group in found["groups"]]
+    first, last, back, bottom = (
+        found["positions"][found["groups"][names.index(name)]["queries"]][0]
+        for name in ("stages.0", "self-attention", "head.stages.0", "head")
+    )
+    assert first["texts"] == back["texts"] and len(first["texts"]) == 20
+    assert last["texts"] == bottom["texts"] and len(last["texts"]) == 5
+    places = [point.split(" at ")[1] for point in first["texts"]]
+    assert all(point.split(" at ")[1] in places for point in last["texts"]), "a sample of the points"

@@ -88,7 +88,11 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
     elif len(items) == 1 and not hasattr(model, "modalities"):
         name, item = next(iter(items.items()))
         batch = one_row(model.preprocess(item), name)
-        positions = {"": positions_of(model, model.preprocess, name, item, batch)}
+        if name == "point_cloud":
+            positions = {tower: of_points(own, batch["points"][0, :, :3])
+                         for tower, own in model.places(batch["points"]).items()}  # fmt: skip
+        else:
+            positions = {"": positions_of(model, model.preprocess, name, item, batch)}
     else:
         batch = one_row(model.preprocess(**{MODALITIES[name].argument: item for name, item in items.items()}))
         positions = {}
@@ -164,7 +168,7 @@ def positions_of(tower: Any, processor: Any, name: str, item: Any, batch: Mappin
     if MODALITIES[name].strings:
         return of_text(processor, batch["input_ids"], batch.get("attention_mask"))
     if name == "point_cloud":
-        return of_points(batch["points"][0, :, :3])
+        return of_points(batch["points"][0, :, :3], batch["points"][0, :, :3])
     if name == "image":
         return of_image(tower.patches if hasattr(tower, "patches") else tower.tokens, processor.pixels(item))
     if hasattr(tower, "patches"):

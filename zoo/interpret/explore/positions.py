@@ -175,10 +175,10 @@ def of_graph(texts: Sequence[str], edges: Tensor) -> Positions:
     return Positions((Nodes(tuple(texts), edges, 0, torch.arange(len(texts))),))
 
 
-def of_points(points: Tensor) -> Positions:
-    """The points of a cloud [N, 3], seen along the axis in which they differ least."""
-    centered = (points - points.mean(0)).double()
-    axes = torch.linalg.svd(centered, full_matrices=False).Vh
+def of_points(points: Tensor, cloud: Tensor) -> Positions:
+    """Some points [n, 3] of a cloud [N, 3], seen along the axis in which the points of the cloud differ least."""
+    axes = torch.linalg.svd((cloud - cloud.mean(0)).double(), full_matrices=False).Vh
+    centered = (points - cloud.mean(0)).double()
     texts = (f"point {i} at ({', '.join(f'{x:.2f}' for x in point)})" for i, point in enumerate(points.tolist()))
     return Positions((Places(tuple(texts), on_page(centered @ axes[:2].T)),))
 

@@ -226,6 +226,16 @@ class PointTransformer(PointCloudModel):
             return Context(mask=neighbors)
         return Context(mask=TensorMask(neighbors.dense(places.shape[1], places.shape[1])))
 
+    def places(self, points: Tensor) -> dict[str, Tensor]:
+        last, places = len(self.stages), points[..., :3]
+        found = {}
+        for stage in range(last + 1):
+            found["" if stage == last else f"stages.{stage}"] = places[0]
+            if self.config.has_decoder:
+                found["head" if stage == last else f"head.stages.{last - 1 - stage}"] = places[0]
+            places = take(places, farthest_points(places, -(-places.shape[1] // self.config.stride)))
+        return found
+
     def encode_stages(
         self,
         points: Tensor,
