@@ -111,6 +111,11 @@ def test_a_template_of_a_file(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert main(["chat", str(folder), "--chat-template", str(tmp_path)]) == 2
 
 
+def test_a_model_that_cannot_generate_is_refused_before_its_template(folder: Path) -> None:
+    with pytest.raises(ValueError, match="generation needs a decoder with head='lm', given a"):
+        Chat(zoo.load(folder, head="classify", num_classes=2))
+
+
 @pytest.mark.parametrize("words, message", [
     (["max_tokens=5"], "zoo.generate has no option 'max_tokens'; did you mean 'max_new_tokens'?"),
     (["num_return_sequences=2"], "num_return_sequences= does not apply"),

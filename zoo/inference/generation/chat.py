@@ -13,6 +13,7 @@ import torch
 
 from zoo.checkpoints.load import load
 from zoo.inference.generation.generate import generate
+from zoo.inference.generation.prompt import check_model
 from zoo.inference.generation.prompt_cache import PromptCache
 from zoo.inference.generation.sampling import require
 from zoo.inference.generation.stopping import CONTEXT, decoder_of
@@ -51,6 +52,7 @@ class Chat:
                 f"preprocess {'has none' if self.reads else f'is of type {type(processor).__name__}'}; zoo.generate "
                 "(zoo generate) continues texts and describes images"
             )
+        check_model(self.model, 1, None)
         if chat_template is not None:
             text = replace(text, chat_template=chat_template)
         if self.reads and not text.chat_template:
