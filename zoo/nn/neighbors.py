@@ -20,10 +20,11 @@ def nearest_neighbors(queries: Tensor, points: Tensor, count: int, keep: Tensor 
     """
     rows, size = points.shape[:2]
     count = min(count, size)
-    chunk = size_of_chunk(rows, size, queries.shape[1])
+    # a graph, which is for any number of points, has no parts
+    few = not torch.compiler.is_compiling()
     found = []
     with torch.no_grad():
-        for part in queries.split(chunk, 1):
+        for part in queries.split(max(1, PAIRS // max(rows * size, 1)), 1) if few else (queries,):
             distances = squared_distances(part, points)
             if keep is not None:
                 distances = distances.masked_fill(~keep[:, None], torch.inf)
@@ -35,11 +36,6 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """[B, M, 3], [B, N, 3] -> [B, M, N], from differences: a product of matrices would lose half of the digits."""
     x, y, z = ((a[:, :, None, i] - b[:, None, :, i]).square() for i in range(3))
     return x + y + z
-
-
-def size_of_chunk(rows: int, size: int, queries: int) -> int:
-    """Queries whose distances are computed at once; all of them in a graph, which is for any number."""
-    return queries if torch.compiler.is_compiling() else max(1, PAIRS // max(rows * size, 1))
 
 
 def farthest_points(points: Tensor, count: int, keep: Tensor | None = None) -> Tensor:
