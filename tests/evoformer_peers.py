@@ -42,35 +42,6 @@ TRIANGLE_MULTIPLICATION = """
 """
 
 
-def indented(table: str, ours: str, theirs: str) -> str:
-    """A table with prefixes before its names."""
-    rows = [row.split("=") for row in table.splitlines() if "=" in row]
-    return "\n".join(f"{ours}{a.strip()} = {theirs}{b.strip()}" for a, b in rows) + "\n"
-
-
-TRANSITION = """
-    norm.@     = layer_norm.@
-    mlp.up.@   = transition_mlp.layers.0.0.@
-    mlp.down.@ = transition_mlp.linear_out.@
-"""
-OPENFOLD3 = (
-    indented("norm.@ = layer_norm_m.@\n" + GATED, "row_attention.", "msa_att_row.")
-    + "row_attention.pair_norm.@ = msa_att_row.layer_norm_z.@\n"
-    + "row_attention.pair_bias.weight = msa_att_row.linear_z.weight\n"
-    + indented("norm.@ = layer_norm_m.@\n" + GATED, "column_attention.", "msa_att_col._msa_att.")
-    + indented(TRANSITION, "msa_transition.", "msa_transition.")
-    + indented(
-        "norm.@ = layer_norm.@\nleft.@ = linear_1.@\nright.@ = linear_2.@\nout.@ = linear_out.@",
-        *("outer_product_mean.",) * 2,
-    )
-    + indented(TRIANGLE_MULTIPLICATION, "triangle_outgoing.", "pair_stack.tri_mul_out.")
-    + indented(TRIANGLE_MULTIPLICATION, "triangle_incoming.", "pair_stack.tri_mul_in.")
-    + indented(TRIANGLE_ATTENTION.replace("linear.w", "linear_z.w"), "triangle_starting.", "pair_stack.tri_att_start.")
-    + indented(TRIANGLE_ATTENTION.replace("linear.w", "linear_z.w"), "triangle_ending.", "pair_stack.tri_att_end.")
-    + indented(TRANSITION, "pair_transition.", "pair_stack.pair_transition.")
-)
-
-
 def esmfold_part(name: str) -> nn.Module:
     """A part of ESMFold with random parameters."""
     from transformers.models.esm import modeling_esmfold as esmfold

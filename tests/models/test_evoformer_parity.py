@@ -1,13 +1,15 @@
 """The Evoformer: parity of its parts with ESMFold, with formulas of the paper, and of whole blocks with openfold3."""
 
 import importlib.util
+import re
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
 from evoformer_peers import (
     CONFIG,
-    OPENFOLD3,
+    SIZES,
     TRIANGLE_ATTENTION,
     TRIANGLE_MULTIPLICATION,
     column_attention,
@@ -18,6 +20,7 @@ from evoformer_peers import (
     transition,
 )
 from peers import error, randomize
+from table_swaps import check_swaps
 from torch import Tensor, nn
 
 import zoo
@@ -121,29 +124,85 @@ def test_parts_of_the_alignment_compute_the_formulas_of_the_paper():
         assert error(part(*single).double(), expected) <= 1e-5, name
 
 
+OTHERS = {"evoformer.linear.weight": (4, 16), "structure_module.ipa.linear_q.weight": (4, 4), "aux_heads.tm.bias": (2,)}
+
+
+def openfold_file(path: Path, tensors: dict[str, Tensor]) -> Path:
+    """A file with blocks, and what else the files of an AlphaFold 2 have."""
+    others = {name: torch.zeros(shape) for name, shape in OTHERS.items()}
+    torch.save({f"evoformer.blocks.{name}": x for name, x in tensors.items()} | others, path)
+    return path
+
+
+def outputs(model: zoo.Model, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Real residues of the alignment and real pairs after the blocks, and both as one row."""
+    m, z, keep, pairs = alignment(dtype)
+    m, z, _ = model.to(dtype).blocks(m, z, (keep, pairs))
+    return m[keep], z[pairs], torch.cat([m[keep].flatten(), z[pairs].flatten()])
+
+
 @pytest.mark.skipif(importlib.util.find_spec("openfold3") is None, reason="openfold3 is not installed")
 @torch.no_grad()
-def test_blocks_compute_what_openfold3_computes():
-    theirs, ours = openfold3_blocks(2), [block(), block()]
+def test_files_with_openfold3_blocks_compute_what_they_compute(tmp_path, capsys):
+    """Read from a file and written again, for openfold3 to read."""
+    theirs = openfold3_blocks(2)
+    path = openfold_file(tmp_path / "theirs.pt", theirs.state_dict())
+    ours = zoo.load(path)
+    assert "structure_module.ipa.linear_q.weight" in ours.load_report.dropped
+    assert all(name.startswith("residues.") for name in ours.load_report.initialized)
+    assert "the embeddings of residues are new" in capsys.readouterr().err
+    zoo.export(ours, tmp_path / "ours", format="openfold")
+    again = torch.load(tmp_path / "ours" / "openfold.pt", weights_only=True)
+    spelled = {"transition.linear_1.": "transition.transition_mlp.layers.0.0.",
+               "transition.linear_2.": "transition.transition_mlp.linear_out.",
+               "tri_att_start.linear.": "tri_att_start.linear_z.",
+               "tri_att_end.linear.": "tri_att_end.linear_z.", "evoformer.blocks.": ""}  # fmt: skip
+    for old, new in spelled.items():
+        again = {name.replace(old, new): x for name, x in again.items()}
+    copy = openfold3_blocks(2)
+    copy.load_state_dict(again)
     for dtype, tolerance in TOLERANCE.items():
         m, z, keep, pairs = alignment(dtype)
-        expected_m, expected_z = m, z
-        for mine, other in zip(ours, theirs, strict=True):
-            load_part(mine, OPENFOLD3, other)
-            mine.to(dtype), other.to(dtype)
-            m, z = mine(m, z, (keep, pairs))
-            expected_m, expected_z = other(expected_m, expected_z, keep.to(dtype), pairs.to(dtype), _mask_trans=False)
-        assert error(m[keep], expected_m[keep]) <= tolerance and error(z[pairs], expected_z[pairs]) <= tolerance
-    single = ours[0], theirs[0]
-    m, z, keep, pairs = alignment()
-    expected = single[1](m, z, keep.double(), pairs.double(), _mask_trans=False)
-    caught = 0
-    for other in swapped(OPENFOLD3)[::7]:
-        try:
-            load_part(single[0], other, single[1])
-        except zoo.LoadError:
-            continue
-        found = single[0](m, z, (keep, pairs))
-        assert max(error(found[0][keep], expected[0][keep]), error(found[1][pairs], expected[1][pairs])) > 1e-5, other
-        caught += 1
-    assert caught > 30
+        for block in copy.to(dtype):
+            m, z = block(m, z, keep.to(dtype), pairs.to(dtype), _mask_trans=False)
+        found = outputs(ours, dtype)
+        assert error(found[0], m[keep]) <= tolerance and error(found[1], z[pairs]) <= tolerance
+    expected = outputs(ours)[2]
+    check_swaps(path, lambda model: outputs(model)[2], expected, 54, within=("blocks.",), step=41)
+
+
+@torch.no_grad()
+def test_names_of_all_versions_of_openfold(tmp_path):
+    """Of the present one, and of the first, which published files have; the head for masked residues with them."""
+    model = zoo.create_model("evoformer", **SIZES, masked_msa=True, vocab_size=23)
+    randomize(model)
+    model.eval()
+    zoo.export(model, tmp_path / "a", format="openfold")
+    stored = torch.load(tmp_path / "a" / "openfold.pt", weights_only=True)
+    assert "evoformer.blocks.1.pair_stack.tri_mul_out.linear_a_p.weight" in stored
+    assert "evoformer.blocks.1.msa_att_col._msa_att.mha.linear_g.bias" in stored
+    first = {}
+    for name, x in stored.items():
+        changed = re.sub(r"\.(?:pair_stack\.)?(msa_transition|outer_product|tri_|pair_transition)", r".core.\1", name)
+        first[changed] = x
+    assert sum("core." in name for name in first) == 2 * (6 + 8 + 2 * 16 + 2 * 10 + 6)
+    torch.save(first, tmp_path / "first.pt")
+    for path in (tmp_path / "a" / "openfold.pt", tmp_path / "first.pt"):
+        again = zoo.load(path)
+        assert again.config == model.config.replace(head=None, dropout=0.15, pair_dropout=0.25)
+        same = {name: x for name, x in model.state_dict().items() if name.startswith(("blocks.", "masked_msa."))}
+        assert all(torch.equal(again.state_dict()[name], x) for name, x in same.items()) and len(same) == 188
+    contacts = zoo.load(tmp_path / "first.pt", head="contacts")
+    assert {"head.proj.weight", "residues.query.weight"} <= set(contacts.load_report.initialized)
+    missing = {name: x for name, x in first.items() if "1.core.tri_mul_in.linear_g.bias" not in name}
+    torch.save(missing, tmp_path / "missing.pt")
+    with pytest.raises(zoo.LoadError, match=r"missing evoformer.blocks.1.pair_stack.tri_mul_in.linear_g.bias"):
+        zoo.load(tmp_path / "missing.pt")
+    missing = {name: x for name, x in first.items() if "tri_att_start" not in name}
+    torch.save(missing, tmp_path / "missing.pt")
+    with pytest.raises(zoo.LoadError, match=r"without a usable triangle_starting.pair_bias.weight"):
+        zoo.load(tmp_path / "missing.pt")
+    with pytest.raises(zoo.LoadError, match="describes itself: omit key="):
+        zoo.load(tmp_path / "first.pt", key="model")
+    with pytest.raises(ValueError, match="OpenFold cannot express column_attention='linear'"):
+        zoo.export(zoo.create_model("evoformer", **SIZES, column_attention="linear"), tmp_path / "b", format="openfold")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
-from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper
+from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper, openfold
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import (
     Selection,
@@ -67,8 +67,8 @@ def load(
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
     source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe; a
-    `.pt` file of OpenAI's Whisper or of dalle-pytorch; or a hub repository, `org/repo` or `hf-hub:org/repo`. For a
-    folder that has open_clip's config and another, the path of the config file to use.
+    `.pt` file of OpenAI's Whisper, of dalle-pytorch or of OpenFold (the blocks of its Evoformer); or a hub repository,
+    `org/repo` or `hf-hub:org/repo`. For a folder that has open_clip's config and another, the path of the config file.
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
@@ -182,7 +182,7 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
         own = native.from_description(values, path, path)
         own.tensors = own_weights(stored, path)
         return own
-    for published in (openai_whisper, dalle_pytorch):
+    for published in (openai_whisper, dalle_pytorch, openfold):
         if (checkpoint := published.read(stored, path, selection.given)) is not None:
             return checkpoint
     if selection.config is None and not any((folder / name).is_file() for name in CONFIGS):

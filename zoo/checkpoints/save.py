@@ -16,6 +16,7 @@ from zoo.checkpoints.formats import (
     generation_config,
     native,
     open_clip,
+    openfold,
     sentence_transformers,
     timm,
     transformers,
@@ -49,14 +50,16 @@ OWNS = (
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
     "1_Pooling/config.json", "model.onnx", "model.onnx.data", "encoder_model.onnx*",
     "decoder_model.onnx*", "decoder_with_past_model.onnx*", "source.spm", "target.spm", "target_vocab.json",
-    dalle_pytorch.FILE, *extra_files.KEPT,
+    dalle_pytorch.FILE, openfold.FILE, *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {
     "transformers": transformers,
     "timm": timm,
     "open_clip": open_clip,
     "dalle_pytorch": dalle_pytorch,
+    "openfold": openfold,
 }
+TORCH_FILES = ("dalle_pytorch", "openfold")  # formats of one file that torch writes
 
 
 def save(model: Model, folder: str | Path, *, readme: str | None = None, max_shard_size: int | str = "50GB") -> Path:
@@ -109,7 +112,8 @@ def export(
     tolerance: float | None = None,
 ) -> Path:
     """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "dalle_pytorch" (one
-    file `dalle.pt`, without the image tokenizer) or "onnx". Returns its path.
+    file `dalle.pt`, without the image tokenizer), "openfold" (one file `openfold.pt`, of an Evoformer the blocks and
+    the head for masked residues) or "onnx". Returns its path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
@@ -139,14 +143,16 @@ def export(
         raise ValueError(f'quantize=, examples= and tolerance= are for format="onnx", given format={format!r}')
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
-        if format == "dalle_pytorch":
-            torch.save(files.pop("config.json") | {"weights": tensors}, staged / dalle_pytorch.FILE)
+        if format in TORCH_FILES:
+            config = files.pop("config.json")
+            values = config | {"weights": tensors} if format == "dalle_pytorch" else tensors
+            torch.save(values, staged / FORMATS[format].FILE)
         for name, values in files.items():
             text = values if isinstance(values, str | bytes) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         _write_readme(staged, readme)
-        if format != "dalle_pytorch":
+        if format not in TORCH_FILES:
             _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     if format == "transformers":
@@ -294,8 +300,9 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         files = mapping.processor_files(files, model.config)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)
-    bare = config.head is None
-    tensors = {name: x for name, x in tensors.items() if not name.startswith("image_tokenizer.")}
+    bare = config.head is None and format != "openfold"
+    left_out = getattr(FORMATS[format], "NOT_IN_FILE", ())
+    tensors = {name: x for name, x in tensors.items() if not name.startswith(left_out)}
     tensors = _convert(_with_temperature(tensors, model), model, target, config)
     return files, export_tensors(mapping.table_for(model.config), tensors, base="" if bare else mapping.base)
 

@@ -15,6 +15,7 @@ from zoo.utils.errors import LoadError
 from zoo.utils.files import only_tensors
 
 FILE = "dalle.pt"
+NOT_IN_FILE = ("image_tokenizer.",)
 KEYS = ("hparams", "vae_params", "weights")
 SIZES = ("num_text_tokens", "text_seq_len", "dim", "depth", "num_tokens", "image_size", "num_layers")
 VAE = ("image_size", "num_layers", "num_tokens")  # of `vae_params`; the others are of the image tokenizer alone

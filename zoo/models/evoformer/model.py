@@ -15,6 +15,7 @@ from zoo.models.base import Model
 from zoo.models.config import Config
 from zoo.models.evoformer.block import EvoformerStack, Masks
 from zoo.models.evoformer.embedding import AlignmentEmbedding
+from zoo.models.evoformer.mapping import OPENFOLD
 from zoo.models.evoformer.part import ZeroLinear
 from zoo.models.family import Family
 from zoo.nn.frontends.inputs import check_not_empty
@@ -234,4 +235,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "evoformer": {},
 }
 
-FAMILY = Family("evoformer", Evoformer, EvoformerConfig, "alignment", VARIANTS)
+FAMILY = Family("evoformer", Evoformer, EvoformerConfig, "alignment", VARIANTS, mappings={"openfold": OPENFOLD})
