@@ -72,6 +72,8 @@ def test_few_items_from_random_weights_name_the_pretrained_way() -> None:
     few, hint = before_training(run, images(40), None)
     assert few.startswith("40 images are few for a model that starts from random weights: start from pretrained wei")
     assert "model.source=timm/vit_tiny_patch16_224" in few and hint == "the hint of the recipe"
+    (few,) = before_training(run_of("model=gat_small"), images(40), None)
+    assert few.endswith("start from a model that this recipe has trained on more data (model.source=FOLDER)")
 
 
 @pytest.mark.parametrize("words", [("model.source=FOLDER",), ()], ids=["pretrained", "enough"])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.datamodule import KeyedDataModule
+from zoo.models.registry import find_variant
 from zoo.training.baseline import Baseline
 from zoo.training.result import Result
 
@@ -64,8 +65,9 @@ def after_training(run: "Run", result: Result, baseline: Baseline | None,
         if baseline.metric == "error":
             where = f"test error {baseline.shown(score)} is above that of the baseline"
         way = f"train longer ({longer(run)}), or try another learning rate (lr=)"
+        more = run.is_pretrained or not has_published_weights(run)
         advice.append(f"{where}, {baseline.shown(baseline.score)} by {baseline.name}: "
-                      f"{way if run.is_pretrained else pretrained_way(run)}")  # fmt: skip
+                      f"{way if more else pretrained_way(run)}")  # fmt: skip
         advice += hints(run)
     if falls:
         advice.append(f"the validation loss still falls, from {falls[0]:.3g} to {falls[1]:.3g} in the last third of "
@@ -94,8 +96,18 @@ def is_classifier(run: "Run") -> bool:
     return hasattr(getattr(run.config, "task", None), "baseline")
 
 
+def has_published_weights(run: "Run") -> bool:
+    """Whether there are published weights of the family of the model, as far as it is one of ours."""
+    try:
+        return bool(find_variant(run.config.model.name).sources)
+    except ValueError:
+        return True
+
+
 def pretrained_way(run: "Run") -> str:
     """How to start the recipe of a run from pretrained weights."""
+    if not has_published_weights(run):
+        return "start from a model that this recipe has trained on more data (model.source=FOLDER)"
     example = PRETRAINED.get(run.recipe, "model.source=FOLDER")
     example = PRETRAINED_OF_FAMILIES.get(run.config.model.name.partition("_")[0], example)
     return f"start from pretrained weights, a folder or a name on the hub, e.g. {example}"
