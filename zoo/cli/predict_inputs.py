@@ -114,7 +114,7 @@ class Reader:
             is_folder = path.is_dir() and not is_item
             return self._of_folder(path) if is_folder else self._of_files([path], alone=True)
         if self.modality.files_only:
-            raise ValueError(f"there is no {self.modality.name} file {word}")
+            raise ValueError(f"there is no {self.modality.noun} file {word}")
         if len(word.split()) == 1 and (_is_table_name(word) or path.suffix.lower() in self.modality.suffixes):
             here = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise ValueError(f"there is no file {word}{did_you_mean(path.name, here)}")
@@ -129,7 +129,10 @@ class Reader:
             tables = [str(file) for file in others if _is_table_name(file.name) and file.suffix != ".json"]
             hint = f"; it has the table {tables[0]}: zoo predict MODEL {tables[0]}" if tables else ""
             if not self.modality.files_only:
-                hint += f"; to predict on the text {str(folder)!r} itself, give it as a line of standard input (-)"
+                hint += (
+                    f"; to predict on the {self.modality.noun} {str(folder)!r} itself, give it as a line of standard "
+                    "input (-)"
+                )
             raise ValueError(
                 f"{folder} is a folder without {self.modality.plural} in it (files that end with "
                 f"{', '.join(self.modality.suffixes)}){hint}"
@@ -162,9 +165,10 @@ class Reader:
         if self.modality.files_only:
             return Row(values, path, str(path), stamp_of(path))
         if of_file(path) is not self.modality:
+            noun, suffixes = self.modality.noun, ", ".join(self.modality.suffixes)
             raise ValueError(
-                f"{path} is a file, and the model predicts from texts: expected a table ({', '.join(SUFFIXES)}), a "
-                f"text file ({', '.join(self.modality.suffixes)}), or a text that does not name a file"
+                f"{path} is a file, and the model predicts from {self.modality.plural}: expected a table "
+                f"({', '.join(SUFFIXES)}), a {noun} file ({suffixes}), or a {noun} that does not name a file"
             )
         try:
             text = self.modality.load(path).strip()

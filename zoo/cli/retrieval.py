@@ -126,7 +126,7 @@ def run_classify(args: argparse.Namespace) -> int:
     for file in args.files:
         modality = MODALITIES.get(file_modality(file) or "")
         if not Path(file).is_file() or modality is None or not modality.templates:
-            known = " or ".join(record.name for record in MODALITIES.values() if record.templates)
+            known = " or ".join(record.noun for record in MODALITIES.values() if record.templates)
             raise ValueError(f"there is no {known} file {file}")
     labels, kind = labels_of(args.labels), str(file_modality(args.files[0]))
     templates = Path(args.templates) if args.templates else None
