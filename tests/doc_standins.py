@@ -89,6 +89,13 @@ def save_tables(folder: Path) -> None:
         "meetings.csv": [("transcript", "minutes"), *((f"{text} and more", text) for text in texts)],
         "solubility.csv": [("SMILES", "logS"), *(("C" * (i % 9) + ring, i / 4) for i, ring in enumerate(RINGS * 12))],
         "toxic.csv": [("smiles", "toxic"), *(("C" * (i % 9) + ring, i % 2) for i, ring in enumerate(RINGS * 12))],
+        "tox21.csv": [
+            ("smiles", "NR-AR", "NR-AhR", "SR-p53"),
+            *(
+                ("C" * (i % 9) + ring, i % 2, "" if i % 3 else i // 2 % 2, i // 3 % 2)
+                for i, ring in enumerate(RINGS * 12)
+            ),
+        ],
         "tags.csv": [("text", "food", "service"), *((text, i % 2, i // 2 % 2) for i, text in enumerate(texts))],
     }
     for name, rows in tables.items():

@@ -63,5 +63,31 @@ def test_classes_of_a_table_then_other_classes_from_its_weights(tmp_path: Path) 
     assert call("molecules", tmp_path / "three", *TINY[1:], "model=bert_tiny", "steps=2") == 2
 
 
+def test_several_columns_with_empty_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the tables of MoleculeNet: values of different units, or zeros and ones, of which some are not known."""
+    rows = [f"{'C' * i}{ring},{i}.5,{'' if i % 3 else 100 * i},{'' if i % 4 else i % 8 // 4},{i % 2}\n"
+            for ring in ("C1CCCCC1", "c1ccccc1", "C1CCOC1", "c1ccsc1") for i in range(12)]  # fmt: skip
+    file = tmp_path / "table.csv"
+    file.write_text("smiles,size,weight,toxic,odd\n" + "".join(rows))
+    assert call("molecules", tmp_path / "values", f"data={file}", "label=size,weight", "steps=2", *TINY) == 0
+    said = capsys.readouterr().out
+    for text in ("empty labels are left out of loss and metrics: 32 in 'weight'", "by column", "ridge regression"):
+        assert text in said, text
+    found = result(tmp_path / "values")
+    assert found["columns"].keys() == {"size", "weight"} and found["baseline"]["score"] > 0
+    stds = [3.5, 350]  # about those of the training values
+    of_columns = [found["columns"][name]["error"] / std for name, std in zip(("size", "weight"), stds)]
+    assert sum(of_columns) / 2 == pytest.approx(found["result"]["test_error"], rel=0.2)
+    model = zoo.load(tmp_path / "values")
+    values = dict(zoo.predict(model, "CCO"))
+    assert list(values) == ["size", "weight"] == model.labels and values["weight"] > 50 > values["size"]
+    words = (f"data={file}", "label=toxic,odd", "steps=2", "calibration=temperature", *TINY)
+    assert call("molecules", tmp_path / "labels", *words) == 0
+    assert zoo.load(tmp_path / "labels").config.resolved_problem_type == "multi_label_classification"
+    assert found["columns"]["weight"]["labels"] < found["columns"]["size"]["labels"]
+    assert call("molecules", tmp_path / "none", *words[:1], "label=toxic,smiles", *TINY) == 2
+    assert "expected 0 or 1" in capsys.readouterr().err
+
+
 def doubled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}

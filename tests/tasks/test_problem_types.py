@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zoo.tasks.problem_types import Objective, balanced, unit_of
+from zoo.nn.heads import rescale_output
+from zoo.tasks.problem_types import Objective, balanced, inverse_unit, unit_of
 
 
 def test_losses() -> None:
@@ -35,8 +36,10 @@ def test_figures(problem_type: str) -> None:
         "multi_label_classification": F.one_hot(labels, 2).float(),
         "regression": logits[:, 0],
     }[problem_type]
+    if problem_type == "regression":
+        logits = logits[:, :1]
     found = {}
-    for name, metric in objective.metrics("test", 2).items():
+    for name, metric in objective.metrics("test", logits.shape[1]).items():
         metric.update(*objective.metric_inputs(logits, given))
         found[name] = metric.compute()
     wrong = float(1 - objective.predictions(logits).max())  # of each probability
@@ -46,6 +49,49 @@ def test_figures(problem_type: str) -> None:
     assert all(
         float(value) == pytest.approx(perfect[name], abs=1e-5) for name, value in found.items() if name not in tables
     )
+
+
+def test_missing_labels_are_left_out() -> None:
+    """Of two labels, and of two values in units of their own."""
+    logits, nan = torch.tensor([[0.3, -0.2], [-1.0, 2.0], [0.5, 0.1], [2.0, 1.0]]), float("nan")
+    labels = torch.tensor([[1.0, 0.0], [nan, 1.0], [0.0, nan], [1.0, 1.0]])
+    several = Objective("multi_label_classification", class_weights=balanced(labels, 2))
+    assert several.class_weights is not None and several.class_weights.tolist() == [0.5, 0.5]
+    losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0), reduction="none")
+    expected = torch.stack([losses[0].mean(), losses[1, 1], losses[2, 0], losses[3].mean()])
+    torch.testing.assert_close(several.losses(logits, labels), expected)
+    found = several.metrics("test", 2)
+    for metric in found.values():
+        metric.update(*several.metric_inputs(logits, labels))
+    assert float(found["accuracy"].compute()) == pytest.approx(5 / 6)
+    assert found["counts"].compute().tolist() == [[2, 1, 0, 0, 2], [2, 0, 1, 0, 2]]
+    with pytest.raises(ValueError, match=r"label 3\.0, expected 0 to 1"):
+        several.losses(logits, labels * 3)
+
+    values = torch.tensor([[1.0, 100.0], [nan, 300.0], [3.0, nan], [2.0, 200.0]])
+    unit = unit_of(values)
+    assert unit[0] == (2.0, 200.0) and unit[1] == pytest.approx(((2 / 3) ** 0.5, 100 * (2 / 3) ** 0.5))
+    numbers = Objective("regression", unit=unit)
+    predicted, there = numbers.predictions(logits), ~values.isnan()
+    squares = ((predicted - values) / torch.tensor(unit[1])).square().nan_to_num(0)
+    torch.testing.assert_close(numbers.losses(logits, values), squares.sum(1) / there.sum(1))
+    assert numbers.loss(logits, values) == pytest.approx(float((squares.sum(1) / there.sum(1)).mean()))
+    found = numbers.metrics("test", 2)
+    for part in (slice(0, 1), slice(1, 4)):
+        for metric in found.values():
+            metric.update(*numbers.metric_inputs(logits[part], values[part]))
+    table = found["columns"].compute()
+    for column in (0, 1):
+        x, y = (each[there[:, column], column].double() for each in (predicted, values))
+        r2 = 1 - (x - y).square().sum() / (y - y.mean()).square().sum()
+        torch.testing.assert_close(table[column], torch.stack([(x - y).abs().mean(), r2, torch.tensor(3.0).double()]))
+    assert float(found["error"].compute()) == pytest.approx(float((table[:, 0] / torch.tensor(unit[1])).mean()))
+    assert float(found["r2"].compute()) == pytest.approx(float(table[:, 1].mean()))
+    layer = torch.nn.Linear(3, 2)
+    before = layer(torch.ones(3))
+    rescale_output(layer, *unit)
+    rescale_output(layer, *inverse_unit(unit))
+    torch.testing.assert_close(layer(torch.ones(3)), before, rtol=1e-4, atol=1e-4)
 
 
 def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:

@@ -58,7 +58,8 @@ class TextDataSettings(LabelSettings):
             `nyu-mll/glue:sst2`).
         data_dir: Folder that contains `sst2/`. Default: `ZOO_DATA_DIR`, then the Hugging Face Hub.
         text: Column of the texts. Two columns separated by a comma are text pairs (`premise,hypothesis`).
-        label: Column of the labels. Several comma-separated columns of zeros and ones are multi-label targets.
+        label: Column of the labels. Several comma-separated columns of zeros and ones are multi-label targets, several
+            columns of other numbers a regression of all of them; empty cells are left out of the loss.
         problem_type: `single_label_classification`, `multi_label_classification` or `regression`. `auto` infers it from
             the labels.
         validation: Table to validate on. Default: the validation split of the dataset, or else the fraction

@@ -17,7 +17,8 @@ class MoleculeDataSettings(LabelSettings):
         data_dir: Folder of the files of a real dataset with a card; there is none of molecules.
         smiles: Column of the molecules, as SMILES strings.
         label: Column of the values or classes. Several comma-separated columns of zeros and ones are multi-label
-            targets. Synthetic molecules have `logp` and `rings`.
+            targets, several columns of other numbers a regression of all of them; empty cells are left out of the loss.
+            Synthetic molecules have `logp` and `rings`.
         problem_type: `single_label_classification`, `multi_label_classification` or `regression`. `auto` infers it from
             the labels.
         validation: Table to validate on. Default: the validation split of the dataset, or else the fraction

@@ -1,6 +1,6 @@
 """Heads and pooling: from hidden states to features, class scores and token scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -221,14 +221,18 @@ def dense_act_norm(x: Tensor, dense: nn.Module | None, act: Callable | None, nor
     return x if norm is None else norm(x)
 
 
-def rescale_output(proj: nn.Linear, mean: float, std: float) -> None:
-    """Rescale an output layer in place from y to y * std + mean. Raises ValueError for a mean without a bias."""
-    if proj.bias is None and mean:
+def rescale_output(proj: nn.Linear, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+    """Rescale an output layer in place from y to y * std + mean, numbers or one for each output.
+
+    Raises ValueError for a mean without a bias.
+    """
+    shift, factor = (torch.tensor(x, dtype=torch.float64).to(proj.weight) for x in (mean, std))
+    if proj.bias is None and shift.any():
         raise ValueError(f"the head has no bias, so its outputs cannot be shifted by the mean {mean}")
     with torch.no_grad():
-        proj.weight.mul_(std)
+        proj.weight.mul_(factor.view(-1, 1))
         if proj.bias is not None:
-            proj.bias.mul_(std).add_(mean)
+            proj.bias.mul_(factor).add_(shift)
 
 
 class LMHead(nn.Module):

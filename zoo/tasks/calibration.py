@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from zoo.models.config import ProblemType
 
+MISSING = -1  # stands for a label of several that is not there
 BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 _LIMIT = 20.0  # the greatest temperature, and one by the least: beyond it, a few items decide
 
@@ -22,7 +23,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, problem_type: ProblemType) -
 
     Args:
         logits: Of items that were not trained on.
-        labels: [N] classes, or [N, C] zeros and ones of multi-label classification.
+        labels: [N] classes, or [N, C] zeros and ones of multi-label classification, -1 where there is none.
         problem_type: Single-label or multi-label classification.
 
     Source: Guo et al. 2017, section 4.2, https://arxiv.org/abs/1706.04599. The loss is convex in 1 / temperature, so
@@ -34,7 +35,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, problem_type: ProblemType) -
 
     def slope(scale: float) -> float:
         p = (z * scale).softmax(-1) if problem_type == "single_label_classification" else (z * scale).sigmoid()
-        return float(((p - targets) * z).sum())
+        return float(((p - targets) * z)[targets >= 0].sum())
 
     low, high = 1 / _LIMIT, _LIMIT
     if slope(low) >= 0 or slope(high) <= 0:
@@ -50,7 +51,7 @@ def calibration_error(logits: Tensor, labels: Tensor, problem_type: ProblemType)
     if problem_type == "single_label_classification":
         error = multiclass_calibration_error(logits.softmax(-1), labels, num_classes=logits.shape[1], n_bins=BINS)
     else:
-        error = binary_calibration_error(logits.sigmoid(), labels.long(), n_bins=BINS)
+        error = binary_calibration_error(logits.sigmoid(), labels.long(), n_bins=BINS, ignore_index=MISSING)
     return float(error)
 
 
@@ -97,7 +98,7 @@ class TemperatureFit(Metric):
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add logits [B, C], of temperature 1, and labels."""
         self.logits.append(logits.detach())
-        self.labels.append(labels.long())
+        self.labels.append(labels.nan_to_num(MISSING).long())
 
     def compute(self) -> Tensor:
         """float64 [3]."""

@@ -37,7 +37,7 @@ class ClassificationTask(Task):
     Batches are dicts with `labels` [B] and the model's inputs, or pairs (images, labels). Logs `train_loss`, `lr`,
     `val_loss`, `val_accuracy`, `val_f1` (mean over the classes), `val_calibration_error` (expected calibration error)
     and the same as `test_...`; regression logs `error` (mean absolute error, in the units of the labels) and `r2`
-    instead.
+    instead. Of several values these are means over the columns, with errors in standard deviations.
 
     Args:
         model: Returns logits [B, C].
@@ -45,10 +45,11 @@ class ClassificationTask(Task):
         optim: Further optimizer settings.
         label_smoothing: Fraction of the target that is spread over all classes.
         problem_type: `single_label_classification`; `multi_label_classification`, with labels [B, C] of 0 and 1; or
-            `regression`, with labels [B] and logits [B, 1]. Default: that of the model's config. A value given here is
-            written to the config.
-        unit: (mean, std) by which regression targets are normalized. It is stored in checkpoints, and `finalize` folds
-            it into `head.proj`.
+            `regression`, with labels [B] and logits [B, 1], or labels and logits [B, C] of several values. A label of
+            the last two that is NaN is missing, and left out. Default: that of the model's config. A value given here
+            is written to the config.
+        unit: (mean, std) by which regression targets are normalized, or (means, stds) of several. It is stored in
+            checkpoints, and `finalize` folds it into `head.proj`.
         class_weights: [C], for the training loss; `zoo.tasks.balanced` computes them from the labels.
         augment: Turns a raw batch into a training or test batch; None uses batches as they are.
         ema: Decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
@@ -79,6 +80,7 @@ class ClassificationTask(Task):
         self._fits_temperature = False
         self.confusion: Tensor | None = None
         self.class_counts: Tensor | None = None
+        self.columns: Tensor | None = None
 
     @property
     def validation_metrics(self) -> dict[str, str]:
@@ -108,7 +110,7 @@ class ClassificationTask(Task):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities [B, C], or predicted values [B] for regression."""
+        """Probabilities [B, C], or predicted values for regression: [B], or [B, C] of several."""
         _, logits = self._predicted(as_batch_dict(batch))
         return self.objective.predictions(logits)
 
@@ -141,11 +143,14 @@ class ClassificationTask(Task):
         self.temperature = self.calibration["temperature"]
 
     def on_test_epoch_end(self) -> None:
-        """Log the test metrics; keep the confusion matrix [C, C] (true, predicted) and the counts of each class."""
+        """Log the test metrics; keep the confusion matrix [C, C] (true, predicted), the counts of each class, and the
+        errors of each of several values."""
         if "test_confusion" in self.metrics:
             self.confusion = self._pop_metric("test_confusion").cpu()
         if "test_counts" in self.metrics:
             self.class_counts = self._pop_metric("test_counts").cpu()
+        if "test_columns" in self.metrics:
+            self.columns = self._pop_metric("test_columns").cpu()
         self._log_epoch("test")
 
     def finalize(self, model: nn.Module) -> nn.Module:
@@ -214,7 +219,7 @@ class ClassificationTask(Task):
                 metric.update(*metric_inputs)
 
     def _log_epoch(self, stage: str) -> None:
-        tables = ("test_confusion", "test_counts")
+        tables = ("test_confusion", "test_counts", "test_columns")
         names = [name for name in self.metrics if name.startswith(stage) and name not in tables]
         self.log_evaluation({name: float(self._pop_metric(name)) for name in names})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ from torchmetrics.classification import (
 )
 
 from zoo.models.config import ProblemType
-from zoo.tasks.calibration import BINS, ClassCalibrationError, LabelCalibrationError
+from zoo.tasks.calibration import BINS, MISSING, ClassCalibrationError, LabelCalibrationError
+from zoo.tasks.column_metrics import ColumnError, ColumnR2, ColumnTable
 
-Unit = tuple[float, float]
+# (mean, std) of the targets of a regression, or of each of several: (means, stds).
+Unit = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
 Loss = Callable[[Tensor, Tensor, str], Tensor]
 
 
@@ -30,7 +33,8 @@ class Objective:
 
     Attributes:
         problem_type: `single_label_classification` (labels [B], or probabilities [B, C]), `multi_label_classification`
-            (labels [B, C] of 0 and 1) or `regression` (labels [B]).
+            (labels [B, C] of 0 and 1) or `regression` (labels [B], or [B, C] of several values). A label of the last
+            two that is NaN is missing: losses and metrics leave it out.
         label_smoothing: Fraction of the target that is spread over all classes.
         class_weights: Weights [C] of the classes in the training loss; for multi-label classification, the weights of
             positive labels.
@@ -56,7 +60,8 @@ class Objective:
             )
         if self.problem_type == "regression" and self.class_weights is not None:
             raise ValueError("class_weights: regression has no classes; omit class_weights")
-        if self.unit[1] <= 0 or (self.problem_type != "regression" and self.unit != (0.0, 1.0)):
+        other = self.problem_type != "regression" and self.unit != (0.0, 1.0)
+        if other or not (torch.tensor(self.unit[1]) > 0).all():
             raise ValueError(f"unit={self.unit}: expected (mean, std) of regression targets, with std above 0")
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -76,11 +81,22 @@ class Objective:
             )
             return loss, len(targets) if weights is None or targets.ndim > 1 else weights[targets].sum()
         if self.problem_type == "multi_label_classification":
-            losses = F.binary_cross_entropy_with_logits(
-                logits, targets.to(logits), pos_weight=weights, reduction="none"
-            )
-            return losses.mean(1).sum(), len(targets)
-        return F.mse_loss(logits[:, 0], self.normalize(targets).to(logits), reduction="sum"), len(targets)
+            return self.row_losses(logits, targets, weights).sum(), len(targets)
+        return self.row_losses(logits, targets).sum(), len(targets)
+
+    def row_losses(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Losses [B] of rows with several labels or values: the mean over those that are there."""
+        regression = self.problem_type == "regression"
+        if targets.ndim == 1:
+            targets = targets[:, None]
+        there = ~targets.isnan()
+        targets = (self.normalize(targets) if regression else targets).nan_to_num(0.0).to(logits)
+        losses = (
+            F.mse_loss(logits, targets, reduction="none")
+            if regression
+            else F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
+        )
+        return torch.where(there, losses, 0).sum(1) / there.sum(1).clamp(min=1)
 
     def checked(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Labels, or probabilities of classes, of the type that the loss takes.
@@ -89,11 +105,9 @@ class Objective:
         """
         single = self.problem_type == "single_label_classification"
         classes = single and not (labels.is_floating_point() and labels.ndim == 2)
-        expected = (
-            logits.shape
-            if self.problem_type == "multi_label_classification" or (single and not classes)
-            else (logits.shape[:1])
-        )
+        several = self.problem_type == "regression" and logits.shape[1] > 1
+        whole = several or self.problem_type == "multi_label_classification" or (single and not classes)
+        expected = logits.shape if whole else logits.shape[:1]
         if labels.shape != expected or (classes and labels.is_floating_point()):
             kind = "whole numbers" if classes else "numbers"
             raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: {self.problem_type} expects "
@@ -101,7 +115,7 @@ class Objective:
         labels = labels.long() if classes else labels
         if self.problem_type == "regression" or labels.device.type != "cpu" or not len(labels):
             return labels
-        low, high = labels.aminmax()
+        low, high = labels.nan_to_num(0).aminmax()
         limit = logits.shape[1] - 1 if classes else 1
         if low < 0 or high > limit:
             odd = low.item() if low < 0 else high.item()
@@ -113,24 +127,30 @@ class Objective:
         labels = self.checked(logits, labels)
         if self.problem_type == "single_label_classification":
             return F.cross_entropy(logits, labels, reduction="none")
-        if self.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").mean(1)
-        return F.mse_loss(logits[:, 0], self.normalize(labels).to(logits), reduction="none")
+        return self.row_losses(logits, labels)
 
     def metrics(self, stage: str, classes: int) -> dict[str, Metric]:
         """Metrics other than the loss, by name; the F1 score is averaged over the classes, the calibration error
         is the expected one (ECE).
 
         A test also has the `counts` of each class, [C, 5]: true positives, false positives, true negatives, false
-        negatives, items of the class; and the `confusion` matrix of up to 100 classes.
+        negatives, items of the class; and the `confusion` matrix of up to 100 classes. The error of several values is
+        the mean of their errors in standard deviations, `unit`, and a test has the `columns`, see `ColumnTable`.
         """
         found: dict[str, Metric]
-        if self.problem_type == "regression":
+        if self.problem_type == "regression" and classes == 1:
             return {"error": MeanAbsoluteError(), "r2": R2Score()}
+        if self.problem_type == "regression":
+            found = {"error": ColumnError(classes, self.unit[1]), "r2": ColumnR2(classes)}
+            return found | ({"columns": ColumnTable(classes)} if stage == "test" else {})
         if self.problem_type == "multi_label_classification":
-            found = {"accuracy": MultilabelAccuracy(classes, average="micro"), "f1": MultilabelF1Score(classes),
-                     "calibration_error": LabelCalibrationError(BINS)}  # fmt: skip
-            return found | ({"counts": MultilabelStatScores(classes, average=None)} if stage == "test" else {})
+            options: Any = {"ignore_index": MISSING}
+            found = {"accuracy": MultilabelAccuracy(classes, average="micro", **options),
+                     "f1": MultilabelF1Score(classes, **options),
+                     "calibration_error": LabelCalibrationError(BINS, **options)}  # fmt: skip
+            if stage == "test":
+                found["counts"] = MultilabelStatScores(classes, average=None, **options)
+            return found
         found = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1": MulticlassF1Score(classes, average="macro"),
@@ -147,18 +167,22 @@ class Objective:
 
         Predictions are probabilities: metrics would take logits that all lie between 0 and 1 for probabilities.
         """
-        labels = labels.to(logits) if self.problem_type == "regression" else labels.long()
-        return self.predictions(logits), labels
+        if self.problem_type == "regression":
+            return self.predictions(logits), labels.to(logits)
+        return self.predictions(logits), labels.nan_to_num(MISSING).long()
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Probabilities [B, C], or predicted values [B] for regression."""
+        """Probabilities [B, C], or predicted values for regression: [B], or [B, C] of several."""
         if self.problem_type == "regression":
-            return logits[:, 0] * self.unit[1] + self.unit[0]
+            mean, std = (torch.tensor(x, device=logits.device) for x in self.unit)
+            values = logits * std.to(logits) + mean.to(logits)
+            return values[:, 0] if values.shape[1] == 1 else values
         return logits.softmax(-1) if self.problem_type == "single_label_classification" else logits.sigmoid()
 
     def normalize(self, labels: Tensor) -> Tensor:
-        """Regression labels [B], normalized by `unit`."""
-        return (labels.double() - self.unit[0]) / self.unit[1]
+        """Regression labels [B] or [B, C], normalized by `unit`."""
+        mean, std = (torch.tensor(x, dtype=torch.float64, device=labels.device) for x in self.unit)
+        return (labels.double() - mean) / std
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -171,11 +195,24 @@ class Objective:
 
 
 def unit_of(labels: Tensor, centered: bool = True) -> Unit:
-    """(mean, std) of regression labels [N]; (0, root mean square) with centered=False, for heads without a bias."""
+    """(mean, std) of regression labels [N], or (means, stds) of labels [N, C] that are there.
+
+    centered=False: (0, root mean square), for heads without a bias.
+    """
+    if labels.ndim == 2:
+        means, stds = zip(*(unit_of(column[~column.isnan()], centered) for column in labels.unbind(1)), strict=True)
+        return means, stds
     labels = labels.double()
     mean = float(labels.mean()) if centered else 0.0
     std = float((labels - mean).square().mean().sqrt())
     return mean, std or 1.0
+
+
+def inverse_unit(unit: Unit) -> Unit:
+    """The unit by which values that are normalized by this one become what they were."""
+    mean, std = (torch.tensor(x, dtype=torch.float64) for x in unit)
+    shift, factor = -mean / std, 1 / std
+    return (tuple(shift.tolist()), tuple(factor.tolist())) if mean.ndim else (float(shift), float(factor))
 
 
 def balanced(labels: Tensor, classes: int) -> Tensor:
@@ -184,8 +221,8 @@ def balanced(labels: Tensor, classes: int) -> Tensor:
     For multi-label classification (labels [N, C]): number of negatives / number of positives of each label.
     """
     if labels.ndim == 2:
-        positives = labels.float().sum(0)
-        return (len(labels) - positives) / positives.clamp(min=1)
+        positives, there = labels.float().nansum(0), (~labels.isnan()).sum(0)
+        return (there - positives) / positives.clamp(min=1)
     return len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp(min=1))
 
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -203,14 +204,14 @@ def _limited(rows: Tensor, inputs: Any) -> tuple[Tensor, Any]:
 def _constant(labels: Tensor, kind: ProblemType) -> Tensor:
     """The prediction that does not look at the input: the mean, the most frequent class, or value of each label."""
     if kind == "regression":
-        return labels.double().mean()
-    return labels.float().mean(0).gt(0.5).long() if kind == "multi_label_classification" else labels.mode().values
+        return labels.double().nanmean(0)
+    return labels.float().nanmean(0).gt(0.5).long() if kind == "multi_label_classification" else labels.mode().values
 
 
 def _score(objective: Objective, metric: str, predicted: Tensor, labels: Tensor, classes: int) -> float:
-    """The metric of a run for predicted classes [n], labels [n, C] or values [n]."""
+    """The metric of a run for predicted classes [n], labels [n, C] or values [n] or [n, C]."""
     if objective.problem_type == "regression":
-        logits = objective.normalize(predicted)[:, None].float()
+        logits = objective.normalize(predicted).float().reshape(len(predicted), -1)
     elif objective.problem_type == "multi_label_classification":
         logits = 20.0 * predicted - 10
     else:
@@ -234,20 +235,26 @@ def _fit(inputs: Any, labels: Array, kind: ProblemType, classes: int, limit: flo
     x = encode(inputs)
     if kind == "regression":
         check_time(limit)
-        ridge = Ridge(penalty, solver="sparse_cg" if is_text else "cholesky").fit(x, labels.astype(np.float64))
-        return lambda items: ridge.predict(encode(items))
+        ridge = partial(Ridge, penalty, solver="sparse_cg" if is_text else "cholesky")
+        if (there := ~np.isnan(labels)).all():
+            whole = ridge().fit(x, labels.astype(np.float64))
+            return lambda items: whole.predict(encode(items))
+        parts = [ridge().fit(x[rows], y[rows].astype(np.float64)) for y, rows in zip(labels.T, there.T)]
+        return lambda items: np.stack([part.predict(encode(items)) for part in parts], 1)
 
     def logistic(y: Array) -> Predict:
         check_time(limit)
+        rows = ~np.isnan(y)
+        y = y[rows].astype(np.int64)
         if (y == y[0]).all():
             return lambda x: np.full(x.shape[0], y[0])
-        model: Predict = LogisticRegression(C=10.0 if is_text else 1.0, max_iter=200).fit(x, y).predict
+        model: Predict = LogisticRegression(C=10.0 if is_text else 1.0, max_iter=200).fit(x[rows], y).predict
         return model
 
     if kind == "single_label_classification":
         predict = logistic(labels)
         return lambda items: predict(encode(items))
-    columns = [logistic(column) for column in labels.T.astype(np.int64)]
+    columns = [logistic(column) for column in labels.T]
 
     def each_label(items: Any) -> Array:
         encoded = encode(items)

@@ -17,6 +17,7 @@ from zoo.utils.escape import printable
 
 SHOWN = 10  # classes in the printed table
 SCORES = ("precision", "recall", "f1")
+COLUMN_SCORES = ("error", "r2", "labels")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,24 @@ def class_names(task: Any, count: int) -> list[str]:
     return list(names or map(str, range(count)))
 
 
+def column_table(task: Any) -> dict[str, list[float]]:
+    """{name: [mean absolute error in its unit, R², labels]} of each value of a regression of several, in its test."""
+    columns = getattr(task, "columns", None)
+    return {} if columns is None else dict(zip(class_names(task, len(columns)), columns.tolist(), strict=True))
+
+
+def print_reports(task: Any, out: Console) -> None:
+    """Print the classes, or the values, of the last test of a task, as far as it has several."""
+    if (report := report_of(task)) is not None:
+        report.print(out)
+    if table := column_table(task):
+        width = max(map(len, ("by column", *table))) + 2
+        out.print(f"[bold]{'by column':<{width}}[/bold]     error       r2  labels", highlight=False)
+        for name, (error, r2, labels) in table.items():
+            line = f"{printable(name):<{width}}{error:>10.4g} {r2:>8.3f} {int(labels):>7,}"
+            out.print(escape(line), highlight=False)
+
+
 def write_reports(folder: Path, task: Any) -> dict[str, Any]:
     """Write `classes.csv` and `confusion.csv`, as far as the task has classes; returns entries of `metrics.json`:
     the means over the classes, the calibration, and the `reports` of the task."""
@@ -89,6 +108,8 @@ def write_reports(folder: Path, task: Any) -> dict[str, Any]:
         _write_csv(folder / "confusion.csv", [["true class", *names], *rows])
     found: dict[str, Any] = {"calibration": values} if (values := getattr(task, "calibration", {})) else {}
     found |= getattr(task, "reports", {})
+    if table := column_table(task):
+        found["columns"] = {name: dict(zip(COLUMN_SCORES, scores)) for name, scores in table.items()}
     if (report := report_of(task)) is None:
         return found
     rows = [[name, *(round(score, 6) for score in scores), support] for name, *scores, support in report.rows()]

@@ -19,7 +19,7 @@ from zoo.training.banner import LateBaseline, print_banner, print_summary
 from zoo.training.baseline import start_baseline
 from zoo.training.callbacks import BestAndLastCheckpoints, CsvLogger, TrainingTimer, monitors
 from zoo.training.checkpoint_files import check_best, check_last, check_model, step_of, values_of
-from zoo.training.class_report import report_of
+from zoo.training.class_report import print_reports
 from zoo.training.compile_blocks import compile_model
 from zoo.training.cuda_graph import why_no_cuda_graph
 from zoo.training.parse import SettingsError
@@ -143,8 +143,7 @@ def _fit(run: Run, task: Task, data: L.LightningDataModule, steps_per_epoch: int
             out.print(f"early stopping: no improvement of {stop} in {worse} validations; the best step was {best}")
         if found := getattr(task, "calibration", {}):
             out.print(f"[bold]temperature [/bold]{describe_calibration(found)}", highlight=False)
-        if (report := report_of(task)) is not None:
-            report.print(out)
+        print_reports(task, out)
         print_summary(run, out, result, steps, stop_callback.out_of_time, task.monitor, example_command)
     return result
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.models.load_report import listed
@@ -81,11 +82,14 @@ def own_weights(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _in_units(tensors: dict[str, Tensor], unit: Any, path: Path) -> dict[str, Tensor]:
     """The regression targets were standardized, (target - mean) / std: the output layer gives them as they are."""
-    valid = isinstance(unit, list | tuple) and len(unit) == 2 and all(is_number(value) for value in unit)
-    if not valid or "head.proj.weight" not in tensors:
+    parts = unit if isinstance(unit, list | tuple) and len(unit) == 2 else [None]
+    columns = [part if isinstance(part, list | tuple) else [part] for part in parts]  # of several values: lists
+    weight = tensors.get("head.proj.weight")
+    valid = weight is not None and all(len(column) in (1, len(weight)) for column in columns)
+    if weight is None or not valid or not all(is_number(value) for column in columns for value in column):
         raise LoadError(f"{path}: 'unit' is {unit!r:.200}, expected the mean and std of the targets of a regression")
-    mean, std = unit
-    tensors["head.proj.weight"] = tensors["head.proj.weight"] * std
+    mean, std = (torch.tensor(column, dtype=torch.float64).to(weight) for column in columns)
+    tensors["head.proj.weight"] = weight * std[:, None]
     if "head.proj.bias" in tensors:
         tensors["head.proj.bias"] = tensors["head.proj.bias"] * std + mean
     return tensors

@@ -23,7 +23,7 @@ from zoo.data.sources.columns import (
 )
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.sources.groups import assign_groups
-from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label
+from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label, notes_on_missing
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Items, Splits, with_test
 from zoo.data.synthetic import molecules
@@ -41,7 +41,8 @@ class Molecules(Items):
 
     Attributes:
         smiles: SMILES strings.
-        labels: int64 [N], float32 [N, K] (multi-label) or float32 [N] (regression).
+        labels: int64 [N], float32 [N, K] (multi-label, or regression of several values; NaN where there is none) or
+            float32 [N] (regression).
     """
 
     noun: ClassVar[str] = "molecules"
@@ -127,7 +128,7 @@ def load_molecules(settings: MoleculeDataSettings | None = None, *, seed: int = 
 
 def _synthetic(s: MoleculeDataSettings) -> Source:
     """The table of synthetic molecules with the properties that rdkit computes."""
-    if s.label not in ("", *molecules.PROPERTIES):
+    if not set(filter(None, map(str.strip, s.label.split(",")))) <= set(molecules.PROPERTIES):
         raise DataError(f"label={s.label}: synthetic molecules have the properties {', '.join(molecules.PROPERTIES)}")
     columns = molecules.make_dataset(molecules.MOLECULES, seed=0)
     return Source({"train": Table(columns, "synthetic molecules")}, "synthetic", "generated molecules")
@@ -150,6 +151,7 @@ def _from_tables(source: Source, s: MoleculeDataSettings, seed: int) -> Splits[M
     problem_type, names, labels = encode_columns(tables, label, rows, s, source.classes)
     sets = {split: Molecules([str(tables[split].columns[column][row]).strip() for row in found], labels[split])
             for split, found in rows.items()}  # fmt: skip
+    notes += notes_on_missing(names, labels)
     notes = [*notes, *assign_groups(sets, tables, rows, s, source.where)]
     notes += _assign_scaffolds(sets, read) if s.by_scaffold else []
     real = source.name != "synthetic"

@@ -1,6 +1,7 @@
 """Label columns of tables as tensors: single-label, multi-label or regression targets."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any, cast
 
 import torch
@@ -26,8 +27,8 @@ def encode_labels(
 
     Args:
         tables: Tables by split; the classes are those of `train`.
-        columns: One column, or several columns of zeros and ones, one per class.
-        rows: Rows of each table to use; all of them have a label.
+        columns: One column, or several: of zeros and ones, one per class, or of numbers.
+        rows: Rows of each table to use; all of them have a label. Of several columns, one that is empty is NaN.
         problem_type: `single_label_classification`, `multi_label_classification` or `regression`; `auto` infers it from
             the values of `train`.
         classes: Names of the classes 0, 1, ..., if known.
@@ -36,13 +37,17 @@ def encode_labels(
     """
     values = {s: [[t.columns[name][row] for name in columns] for row in rows[s]] for s, t in tables.items()}
     if len(columns) > 1:
-        if problem_type not in ("auto", "multi_label_classification"):
+        if problem_type not in ("auto", "multi_label_classification", "regression"):
             raise DataError(
-                f"label={','.join(columns)} with problem_type={problem_type}: several label columns need "
-                f"problem_type=multi_label_classification"
+                f"label={','.join(columns)} with problem_type={problem_type}: several label columns are zeros and ones "
+                f"(problem_type=multi_label_classification) or numbers (problem_type=regression)"
             )
-        targets = {s: _binary(tables[s], columns, rows[s], values[s]) for s in tables}
-        return "multi_label_classification", columns, targets
+        if problem_type == "auto":
+            problem_type = _infer_columns(values["train"])
+        read = _binary if problem_type == "multi_label_classification" else _columns_of_numbers
+        targets = {s: read(tables[s], columns, rows[s], values[s]) for s in tables}
+        check_columns(tables["train"], columns, targets["train"])
+        return cast(ProblemType, problem_type), columns, targets
     plain = {s: [value[0] for value in rows_] for s, rows_ in values.items()}
     inferred = cast(ProblemType, _infer(plain["train"]) if problem_type == "auto" else problem_type)
     if inferred == "regression":
@@ -63,6 +68,26 @@ def _infer(values: list[Any]) -> ProblemType:
         if all(n is not None for n in numbers) and any(n != int(n) for n in numbers if n is not None):
             return "regression"
     return "single_label_classification"
+
+
+def _infer_columns(values: list[list[Any]]) -> ProblemType:
+    """Regression for several columns of numbers that are not all 0 and 1; else their labels are several classes."""
+    there = [value for row in values for value in row if not is_missing(value)]
+    binary = all(_text(value).lower() in _BINARY for value in there)
+    numbers = all(_as_number(value) is not None and not isinstance(value, bool) for value in there)
+    return "regression" if numbers and not binary else "multi_label_classification"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table has no value: empty, or not a number."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
+
+
+def check_columns(table: Table, columns: list[str], targets: Tensor) -> None:
+    """Raise DataError for a column of several that has no value at all in the training table."""
+    for name, column in zip(columns, targets.isnan().all(0).tolist(), strict=True):
+        if column:
+            raise DataError(f"{table.where}: no row has a value in {name!r}; leave it out of label=")
 
 
 def _as_number(value: Any) -> float | None:
@@ -131,12 +156,23 @@ def _numbers(table: Table, rows: list[int], values: list[Any]) -> Tensor:
 
 
 def _binary(table: Table, columns: list[str], rows: list[int], values: list[list[Any]]) -> Tensor:
-    """Multi-label targets from several columns of zeros and ones."""
+    """Multi-label targets from several columns of zeros and ones; NaN for empty cells."""
     for row, entries in zip(rows, values):
         for name, value in zip(columns, entries):
-            if _text(value).lower() not in _BINARY:
+            if not is_missing(value) and _text(value).lower() not in _BINARY:
                 raise DataError(f"{table.place(row)}: {name}={value!r}, expected 0 or 1 (multi-label columns)")
-    return torch.tensor([[_BINARY[_text(value).lower()] for value in entries] for entries in values])
+    targets = [[nan if is_missing(v) else _BINARY[_text(v).lower()] for v in entries] for entries in values]
+    return torch.tensor(targets)
+
+
+def _columns_of_numbers(table: Table, columns: list[str], rows: list[int], values: list[list[Any]]) -> Tensor:
+    """Regression targets [N, C] from several columns of numbers; NaN for empty cells."""
+    for row, entries in zip(rows, values):
+        for name, value in zip(columns, entries):
+            if not is_missing(value) and (_as_number(value) is None or isinstance(value, bool)):
+                raise DataError(f"{table.place(row)}: {name}={value!r} is not a number")
+    targets = [[nan if is_missing(value) else float(value) for value in entries] for entries in values]
+    return torch.tensor(targets, dtype=torch.float32)
 
 
 def _label_lists(tables: Mapping[str, Table], rows: Mapping[str, list[int]],

@@ -42,7 +42,8 @@ def groups(labels: Tensor) -> Tensor:
 
     Combinations that only one row has are one group.
     """
-    if labels.ndim == 2:
-        _, group, sizes = labels.long().unique(dim=0, return_inverse=True, return_counts=True)
+    there = labels[~labels.isnan()]
+    if labels.ndim == 2 and bool(((there == 0) | (there == 1)).all()):
+        _, group, sizes = labels.nan_to_num(-1).long().unique(dim=0, return_inverse=True, return_counts=True)
         return torch.where(sizes[group] > 1, group, len(sizes))
     return torch.zeros(len(labels), dtype=torch.int64) if labels.is_floating_point() else labels

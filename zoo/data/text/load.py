@@ -16,7 +16,7 @@ from zoo.data.sources.columns import (
 )
 from zoo.data.sources.find import Read, Source, find_tables, split_tables
 from zoo.data.sources.groups import assign_groups
-from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label
+from zoo.data.sources.label_columns import clean_labels, encode_columns, missing_label, notes_on_missing
 from zoo.data.sources.tables import SUFFIXES, Table
 from zoo.data.splits import Splits, with_test
 from zoo.data.synthetic import sentences
@@ -87,6 +87,7 @@ def _from_tables(source: Source, s: TextDataSettings, seed: int) -> Splits[TextD
     rows = {split: kept for split, (_, kept) in read.items()}
     problem_type, names, labels = encode_columns(tables, label, rows, s, source.classes)
     sets = {split: TextDataset(texts, labels[split]) for split, (texts, _) in read.items()}
+    notes += notes_on_missing(names, labels)
     notes = [*notes, *assign_groups(sets, tables, rows, s, source.where)]
     test_name = (s.test or "") if "test" in sets else f"a held-out part of {source.name}"
     problem = (f"{source.where} has too few texts of each label to hold some out for testing: add texts, or give a "

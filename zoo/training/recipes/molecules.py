@@ -8,7 +8,7 @@ from zoo.models.base import Model
 from zoo.models.registry import find_variant
 from zoo.nn.heads import rescale_output
 from zoo.preprocessing.molecule import MoleculeProcessor
-from zoo.tasks.problem_types import Unit, unit_of
+from zoo.tasks.problem_types import Unit, inverse_unit, unit_of
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import set_classes
 from zoo.training.run import Run
@@ -47,8 +47,7 @@ def fit_to_molecules(run: Run, model: Model, molecules: Splits[Molecules]) -> Mo
             announce(f"{run.config.model.name} takes no features of edges: it sees which atoms are bonded, and not how")
     elif set_classes(model, molecules.classes, run.config.seed) and molecules.problem_type == "regression":
         # the pretrained head predicts values that are not standardized
-        mean, std = target_unit(molecules)
-        rescale_output(cast(Any, model.head).proj, -mean / std, 1 / std)
+        rescale_output(cast(Any, model.head).proj, *inverse_unit(target_unit(molecules)))
     model.labels = list(molecules.classes)
     return model
 

@@ -17,7 +17,7 @@ from zoo.models.text import DecoderConfig
 from zoo.nn.heads import rescale_output
 from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
-from zoo.tasks.problem_types import Unit, unit_of
+from zoo.tasks.problem_types import Unit, inverse_unit, unit_of
 from zoo.training.parse import SettingsError
 from zoo.training.pretrained import require_tokenizer, set_classes
 from zoo.training.run import Run
@@ -49,8 +49,8 @@ def fit_to_texts(run: Run, model: Model, texts: Splits[TextDataset] | Splits[Tag
         model = with_new_tokenizer(run, model, plain, str(head), num_classes=len(texts.classes))
     elif set_classes(model, texts.classes, c.seed) and texts.problem_type == "regression":
         # the pretrained head predicts values that are not standardized
-        mean, std = target_unit(model, cast(TextDataset, texts.train).labels, texts.problem_type)
-        rescale_output(cast(Any, model.head).proj, -mean / std, 1 / std)
+        unit = target_unit(model, cast(TextDataset, texts.train).labels, texts.problem_type)
+        rescale_output(cast(Any, model.head).proj, *inverse_unit(unit))
     model.labels = list(texts.classes)
     # The saved model cuts texts where the run did, so that it predicts what was tested.
     length = min(c.data.max_length, model.preprocess.max_length)
