@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.interpret.edits import Edit
+from zoo.models.example_batch import example_batch
 from zoo.nn import CAUSAL, BlockConfig, Context, PaddingMask, Stack, initialize
 from zoo.nn.registry import BUILT_IN, MIXERS
+from zoo.nn.rotary import rotary
 
 KEEP = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0, 0] + [1] * 5])
 
@@ -112,6 +115,29 @@ def test_a_map_is_multiplied_with_the_values(kind: str) -> None:
     assert not torch.allclose(found, same)
 
 
+def test_queries_keys_and_values_are_those_that_enter_the_core() -> None:
+    stack, x, other = make_stack(1, qk_norm=True), tokens(2, 6, 32), tokens(2, 6, 32, seed=1)
+    context, clean = Context(CAUSAL, rotary=rotary(torch.arange(6), 8)), {}
+    for what in ("q", "k", "v", "head_output"):
+        with zoo.capture(stack, what) as found:
+            stack(other, context)
+        clean[what] = found["0.mixer"]
+    edits = [zoo.patch(clean[what], what=what) for what in "qkv"]
+    with zoo.capture(stack, "head_output") as outputs:
+        run(stack, x, {0: edits}, context)
+    close(outputs["0.mixer"], clean["head_output"])
+    chosen = [zoo.patch(clean["q"], heads=[1], what="q"), zoo.patch(clean["v"], heads=[1], positions=0, what="v")]
+    captured = {what: zoo.capture(stack, what) for what in ("q", "k", "v", "head_output")}
+    with ExitStack() as contexts:
+        found = {what: contexts.enter_context(each) for what, each in captured.items()}
+        run(stack, x, {0: chosen}, context)
+    q, k, v, y = (each["0.mixer"] for each in found.values())
+    assert torch.equal(q[:, 1], clean["q"][:, 1]) and torch.equal(v[:, 1, 0], clean["v"][:, 1, 0])
+    assert not torch.equal(q[:, 0], clean["q"][:, 0]) and not torch.equal(v[:, 1, 1:], clean["v"][:, 1, 1:])
+    close(y, stack[0].mixer.core(q, k, v, CAUSAL))
+    assert torch.equal(run(stack, x, {0: zoo.patch(lambda v: v, what="v")}, context), stack(x, context))
+
+
 def test_the_mean_of_a_map_is_equal_weights_for_what_a_query_may_see() -> None:
     stack, x = make_stack(1, attention={"kind": "local", "window": 4}, causal=True), tokens(2, 6, 32)
     context = Context(CAUSAL)
@@ -144,6 +170,10 @@ EDITS: dict[str, Callable[[], dict[str | int, Edit | list[Edit]]]] = {
     "map means": lambda: {"*.mixer": [zoo.ablate(0, by="mean", what="attention"), zoo.ablate(3, what="attention")]},
     "given map": lambda: {"0.mixer": zoo.patch(torch.rand(3, 1, 7, 7, generator=torch.Generator().manual_seed(5))
                                                * KEEP[:, None, None], heads=2, what="attention")},
+    "queries": lambda: {"*.mixer": zoo.ablate([0, 3], by="mean", what="q"),
+                        1: zoo.patch(lambda q: q.flip(1), rows=[0, 2], positions=[3, 4], what="q")},
+    "keys and values": lambda: {"0.mixer": [zoo.ablate(1, by="mean", what="k"), zoo.ablate(0, what="v", rows=1)],
+                                "1.mixer": zoo.patch(tokens(2, 1, 8, seed=7), positions=[3], what="k")},
 }  # fmt: skip
 
 
@@ -160,11 +190,15 @@ def test_packed_and_padded_rows_are_edited_alike(name: str, layout: str, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["softmax", "local", "linear"])
-@pytest.mark.parametrize("name", ["head", "residual", "map", "map means"])
+@pytest.mark.parametrize("name", ["head", "residual", "map", "map means", "queries", "keys and values"])
 def test_decoding_with_a_cache_is_the_whole_text(name: str, kind: str) -> None:
     attention = {"kind": kind, "window": 4} if kind == "local" else kind
     stack, x, context = make_stack(attention=attention, causal=True), tokens(3, 7, 32), Context(CAUSAL)
     edits = EDITS[name]() if name != "residual" else {"0": zoo.patch(lambda x: 2 * x, positions=[1, 4])}
+    if name == "queries":  # a mean would be that of each step
+        edits = {"*.mixer": zoo.patch(lambda q: q.flip(1), rows=[0, 2], positions=[1, 3, 4], what="q")}
+    if name == "keys and values":
+        edits = {"*.mixer": [zoo.ablate(1, what="k"), zoo.patch(lambda v: 2 * v, positions=[0, 3, 5], what="v")]}
     expected, state = run(stack, x, edits, context), stack.new_state(3, 8, x)
     if kind == "linear" and "map" in name:
         with pytest.raises(ValueError, match="LinearAttention decodes without"):
@@ -212,6 +246,20 @@ def test_cross_attention() -> None:
     assert not torch.allclose(swapped, stack(x, context))
     same = run(stack, x, {"*.cross": zoo.patch(lambda w: w, what="attention")}, context)
     close(same, stack(x, context).detach())
+    edits = {"0.cross": [zoo.ablate(0, by="mean", what="k"), zoo.patch(lambda v: 2 * v, positions=[1, 5], what="v"),
+                         zoo.ablate(heads=3, positions=3, what="q")]}  # fmt: skip
+    with zoo.capture(stack, "k") as edited:
+        expected = run(stack, x, edits, context)
+    mean = torch.cat([keys["0.cross"][0], keys["0.cross"][1, :, :4]], 1)[0].mean(0)
+    close(edited["0.cross"][0, 0], mean.expand(6, 8))
+    assert torch.equal(edited["0.cross"][:, 1], keys["0.cross"][:, 1]) and not edited["0.cross"][1, :, 4:].any()
+    state = stack.new_state(2, 8, x)
+    with torch.no_grad():
+        first = stack(x[:, :2], context, state=state)  # the cache has the keys and values of the memory as they are
+        with zoo.intervene(stack, edits):
+            second = stack(x[:, 2:], context, state=state)
+    close(second, expected[:, 2:])
+    close(first, stack(x, context)[:, :2])
 
 
 class Shift(zoo.nn.Mixer):
@@ -244,7 +292,8 @@ def test_mixers_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_stays_behind_even_after_an_error() -> None:
     stack, x = make_stack(causal=True), tokens(3, 7, 32)
     plain = stack(x)
-    edits = {"*.mixer": [zoo.ablate(1), zoo.ablate(0, by="mean", what="attention")], "0.mlp": zoo.ablate()}
+    edits = {"*.mixer": [zoo.ablate(1), zoo.ablate(0, by="mean", what="attention"), zoo.ablate(what="k")],
+             "0.mlp": zoo.ablate()}  # fmt: skip
     with pytest.raises(RuntimeError, match="mine"), zoo.intervene(stack, edits):
         assert not torch.equal(stack(x), plain)
         raise RuntimeError("mine")
@@ -256,7 +305,8 @@ def test_nothing_stays_behind_even_after_an_error() -> None:
 def test_nested_contexts_and_what_capture_shows() -> None:
     stack, x = make_stack(1), tokens(2, 5, 32)
     double, one = zoo.patch(lambda y: 2 * y), zoo.patch(lambda y: y + 1)
-    for name, what in (("0.mlp", "mlp"), ("0.mixer", "attention"), ("0.mixer", "head_output"), ("0", "residual")):
+    attention = [("0.mixer", what) for what in ("attention", "head_output", "q", "v")]
+    for name, what in (("0.mlp", "mlp"), *attention, ("0", "residual")):
         first, second = ({name: zoo.patch(edit.values, what=what)} for edit in (double, one))
         with zoo.capture(stack, what) as plain:
             stack(x)
@@ -289,6 +339,7 @@ def test_gradients_are_those_of_the_edited_model(checkpointing: bool) -> None:
     scale = torch.tensor(0.5, dtype=torch.double, requires_grad=True)
     edits = {
         "0.mixer": [zoo.patch(lambda w: scale * w, 1, what="attention"), zoo.ablate(2)],
+        "1.mixer": [zoo.patch(lambda q: scale * q, what="q"), zoo.ablate(1, by="mean", what="v")],
         "1.mlp": zoo.patch(lambda y: scale * y),
         "0": zoo.ablate(by="mean", positions=1),
     }
@@ -326,12 +377,26 @@ def test_compiled_and_wrapped_models() -> None:
     assert torch.equal(compiled(x), plain) and not torch.equal(expected, plain)
 
 
+@pytest.mark.parametrize(("name", "layer"), [("longformer_nano", "blocks.0.mixer"), ("evoformer_nano", 0)])
+def test_attention_with_a_forward_of_its_own(name: str, layer: str | int) -> None:
+    model = zoo.create_model(name, seed=0).eval()
+    batch = example_batch(model)
+    edits = {layer: zoo.ablate(what="v")}
+    with torch.no_grad(), zoo.capture(model, "head_output", layers=layer) as outputs, zoo.intervene(model, edits):
+        model(**batch)
+    for values in outputs.values():
+        used = values.transpose(1, 2).flatten(2).any(-1)  # global tokens have values of their own
+        assert torch.equal(used, batch["global_attention_mask"].bool() if name == "longformer_nano" else used & False)
+
+
 @pytest.mark.parametrize("name", ["gpt_nano", "t5_nano", "mamba_nano"])
 def test_generated_texts_are_those_of_the_edited_model(name: str) -> None:
     model = zoo.create_model(name, seed=0).eval()
     ids, last = torch.tensor([[5, 6, 7, 8]]), "decoder.blocks.1" if name == "t5_nano" else "blocks.1"
     vector = tokens(model.config.width, seed=4) * 30
     edits = {last: zoo.patch(lambda x: x + vector)}
+    if name == "gpt_nano":
+        edits["*.mixer"] = [zoo.patch(lambda k: 3 * k, what="k"), zoo.patch(lambda v: -v, what="v")]
     plain = zoo.generate(model, ids, max_new_tokens=4, eos_token_id=[])
     with zoo.intervene(model, edits):
         found = zoo.generate(model, ids, max_new_tokens=4, eos_token_id=[])
@@ -355,6 +420,8 @@ def test_generated_texts_are_those_of_the_edited_model(name: str) -> None:
         ({0: zoo.ablate()}, r"0 names modules of several kinds: 0.mlp \(mlp\), 0 \(residual\), 0.mixer \(head"),
         ({"0.mlp": zoo.ablate(heads=1)}, r"heads=\[1\]: '0.mlp' is edited as what='mlp', which has no heads"),
         ({"0.mixer": zoo.ablate(heads=4)}, "heads=4 is out of range: 0.mixer has 4 heads"),
+        ({"0.mixer": zoo.ablate(heads=2, what="k")}, "heads=2 is out of range: 0.mixer has 2 heads"),
+        ({"0.mixer": zoo.patch(torch.ones(2, 4, 5, 8), what="v")}, r"are \(2, 4, 5, 8\): expected \(2, 2, 5, 8\)"),
         ({"0.mixer": zoo.ablate(rows=2)}, "rows=2 is out of range: 0.mixer has 2 rows"),
         ({"0": zoo.ablate(positions=[0, 5])}, "positions=5 is out of range: 0 has 5 positions"),
         ({"0": zoo.patch(torch.ones(2, 4, 32))}, r"values for 0 are \(2, 4, 32\): expected \(2, 5, 32\)"),
@@ -376,7 +443,7 @@ def test_what_cannot_be_edited_is_said(edits: dict, said: str) -> None:
     ("make", "said"),
     [
         (lambda: zoo.ablate(by="max"), "by='max': expected 'zero', 'mean'"),
-        (lambda: zoo.ablate(what="q"), "what='q': expected one of 'head_output', 'attention'"),
+        (lambda: zoo.ablate(what="keys"), "what='keys': expected one of 'head_output', 'attention', 'q', 'k', 'v'"),
         (lambda: zoo.ablate(heads=0, what="mlp"), "heads=0: what='mlp' has no heads"),
         (lambda: zoo.ablate(heads=[]), "at least one integer"),
         (lambda: zoo.patch("zero"), "values: expected a tensor"),

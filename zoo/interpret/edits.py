@@ -9,8 +9,9 @@ from torch import Tensor
 
 from zoo.interpret.hooks import Layout, as_list, check_indices, recomputing
 
-EditedWhat = Literal["head_output", "attention", "mixer", "mlp", "residual"]
-EDITED: tuple[str, ...] = ("head_output", "attention", "mixer", "mlp", "residual")
+EditedWhat = Literal["head_output", "attention", "q", "k", "v", "mixer", "mlp", "residual"]
+EDITED: tuple[str, ...] = ("head_output", "attention", "q", "k", "v", "mixer", "mlp", "residual")
+WITHOUT_HEADS = ("mixer", "mlp", "residual")
 Values = Tensor | Sequence[Tensor] | Callable[[Tensor], Tensor]
 
 
@@ -39,13 +40,15 @@ def ablate(
 ) -> Edit:
     """An edit for `zoo.intervene` that removes what activations say about the input.
 
-    heads: query heads; only for what="head_output", the default for an attention module, and what="attention".
+    heads: query heads, for what="head_output", the default for an attention module, "attention" and "q"; key heads,
+    of which there are fewer with grouped queries, for "k" and "v".
     by: "zero"; "mean", over the real tokens of the batch (while decoding: over those of the step); or a tensor, whose
     mean over rows and tokens is taken, such as the activations of many other texts from `zoo.capture`; its padding, all
     zeros, does not count. For attention maps, "mean" gives every key that a query may attend to the same weight, and a
     tensor stands for its mean over rows.
-    rows, positions: rows of the batch and places of tokens (for attention maps, of queries), None for all. Places count
-    from the start of the row, padding and tokens in a cache included; -1 is the last token so far.
+    rows, positions: rows of the batch and places of tokens (for attention maps, of queries; for "k" and "v" of
+    cross-attention, of the memory), None for all. Places count from the start of the row, padding and tokens in a cache
+    included; -1 is the last token so far.
     what: see `zoo.intervene`.
     """
     if isinstance(by, Tensor):
@@ -84,7 +87,7 @@ def make_edit(by: Any, values: Any, heads: Any, rows: Any, positions: Any, what:
     """An Edit, its options checked."""
     if what is not None and what not in EDITED:
         raise ValueError(f"what={what!r}: expected one of {', '.join(map(repr, EDITED))}")
-    if heads is not None and what in ("mixer", "mlp", "residual"):
+    if heads is not None and what in WITHOUT_HEADS:
         raise ValueError(f"heads={heads!r}: what={what!r} has no heads; what='head_output' has")
     of_heads, of_rows, at = (
         None if choice is None else tuple(as_list(choice, name) or ())

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.interpret.core_calls import by_head
+from zoo.interpret.edited_inputs import InputEdits
 from zoo.interpret.edited_maps import MapEdits
-from zoo.interpret.edits import EDITED, AppliedEdit, Edit, ablate, patch
+from zoo.interpret.edits import EDITED, WITHOUT_HEADS, AppliedEdit, Edit, ablate, patch
 from zoo.interpret.hooks import (
     Layout,
     attached,
@@ -53,15 +54,18 @@ def intervene(model: nn.Module, edits: Edits) -> Iterator[None]:
 
     - "blocks.3.mixer", an attention module: what="head_output" [B, H, N, P], the mixed values of each head before the
       output projection; or what="attention", its map [B, H, N, M] of weights, which then multiplies the
-      values of the chosen heads and queries, without attention dropout; or what="mixer", its output [B, N, D].
+      values of the chosen heads and queries, without attention dropout; or what="q" [B, H, N, P], "k" or "v"
+      [B, G, M, P], its queries, and keys and values of the key heads, as they enter the core (with norms and rotary
+      embeddings, as `zoo.capture` returns them); or what="mixer", its output [B, N, D].
     - "blocks.3.mixer" without attention heads (a state-space model): what="mixer", its output [B, N, D].
     - "blocks.3.mlp": what="mlp", the output of an MLP [B, N, D].
     - "blocks.3": what="residual", the output of a block [B, N, D], which the next one reads.
 
     The rest of the model runs unchanged, with its fused kernels, on padded or packed batches and with a cache; padding
-    is never edited, and functions see zeros there. Gradients pass through the edits. Afterwards, also after an error,
-    the model is as before. In nested contexts the edits of the inner one come last. `zoo.capture` records edited
-    activations, whichever is opened first.
+    is never edited, and functions see zeros there. A cache keeps edited keys and values of self-attention; those of
+    cross-attention it keeps as they were, to be edited in each step. Gradients pass through the edits. Afterwards, also
+    after an error, the model is as before. In nested contexts the edits of the inner one come last. `zoo.capture`
+    records edited activations, whichever is opened first.
 
     Raises ValueError for modules that do not exist or do not have what is edited (maps of a mixer without attention
     weights), for heads, rows and positions out of range, and for values of another shape. Warns if an edit was never
@@ -107,7 +111,7 @@ def report_unused(applied: Applied) -> None:
 
 
 def applied_edits(model: nn.Module, edits: Edits) -> Applied:
-    """{(what, name of a module): its edits}; those of maps come first. Raises ValueError for what cannot be edited."""
+    """{(what, name of a module): its edits}, in the order of a block. Raises ValueError for what cannot be edited."""
     if not isinstance(edits, Mapping):
         raise ValueError(
             f"edits: expected a dictionary such as {{'blocks.0.mixer': zoo.ablate(heads=0)}}, given a "
@@ -122,11 +126,11 @@ def applied_edits(model: nn.Module, edits: Edits) -> Applied:
                     "zoo.patch(function), or a list of these"
                 )
             what = edit.what or what_of(model, layers)
-            if edit.heads is not None and what not in ("head_output", "attention"):
+            if edit.heads is not None and what in WITHOUT_HEADS:
                 raise ValueError(f"heads={list(edit.heads)}: {layers!r} is edited as what={what!r}, which has no heads")
             for name, module in find_places(model, layers, what).found:  # type: ignore[arg-type]
                 found.setdefault((what, name), (module, []))[1].append(AppliedEdit(edit, name))
-    order = ("attention", "head_output", "mixer", "mlp", "residual")
+    order = ("q", "k", "v", "attention", "head_output", "mixer", "mlp", "residual")
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
 
 
@@ -159,6 +163,8 @@ def attach(what: str, name: str, module: nn.Module, layout: Layout, changes: lis
     if what == "attention":
         assert isinstance(module, Attention)
         return MapEdits(name, module, layout, changes).attach()
+    if what in ("q", "k", "v"):
+        return InputEdits(what, module, layout, changes).attach()
     if what == "head_output":
         assert isinstance(module, Attention)
         return attached_edit(module.out, head_output_hook(module, layout, changes), of_inputs=True)

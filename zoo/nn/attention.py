@@ -79,6 +79,8 @@ class Attention(nn.Module):
                 q, k = self.q_norm(q), self.k_norm(k)
             if isinstance(context.rotary, Rotary):
                 q, k = context.rotary(q), context.rotary(k)
+            if context.edit_qkv is not None:
+                q, k, v = context.edit_qkv(q, k, v, False)
             parts = (q, k, v) if self.gate is None else (q, k, v, self.gates(x))
             if context.read_maps is not None:
                 context.read_maps(self.core, self.core.maps(q, k, context.mask, context.bias, *parts[3:]))
@@ -121,6 +123,8 @@ class Attention(nn.Module):
                 k = self.k_norm(k)
             if state is not None:  # each token reads all of them, which takes half the time where a head is contiguous
                 state.memory = k, v = k.contiguous(), v.contiguous()
+        if context.edit_qkv is not None:
+            q, k, v = context.edit_qkv(q, k, v, True)
         rows, _, tokens, _ = q.shape
         copies = rows // k.shape[0]
         if copies > 1:

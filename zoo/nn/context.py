@@ -20,7 +20,9 @@ class Context:
     mask, bias: for self-attention. rotary: rotary embeddings for its q and k, one for all layers or one per layer.
     memory [B, M, D'], memory_mask: encoder outputs for cross-attention. groups: layout of a packed batch, None where
     padding is kept. global_tokens: of models whose attention has them. read_maps: called by each self-attention with
-    its core and its attention maps [B, H, N, N], for heads that read them; padding is then kept.
+    its core and its attention maps [B, H, N, N], for heads that read them; padding is then kept. edit_qkv: called by
+    each attention with q, k, v as they enter its core, and whether k and v are of a memory; returns others in their
+    place (`zoo.intervene`).
     """
 
     mask: Mask | None = None
@@ -31,6 +33,9 @@ class Context:
     groups: Groups | None = field(default=None, repr=False)
     global_tokens: GlobalTokens | None = field(default=None, repr=False)
     read_maps: Callable[[Core, Tensor], None] | None = field(default=None, repr=False)
+    edit_qkv: Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]] | None = field(
+        default=None, repr=False
+    )
 
     def layer(self, number: int) -> "Context":
         """The context of block `number`."""

@@ -30,6 +30,8 @@ class GatedAttention(Attention):
         if self.kept_heads is not None and bias is not None:
             bias = BiasOfHeads.of(bias, self.kept_heads)
         q, k, v = self.project_heads(x)
+        if context.edit_qkv is not None:
+            q, k, v = context.edit_qkv(q, k, v, False)
         gates = () if self.gate is None else (self.gates(x),)  # of a kind of attention that has its own
         y = self.core(q, k, v, context.mask, bias, *gates)
         return self.out(y.transpose(1, 2).flatten(2) * self.output_gate(x).sigmoid())

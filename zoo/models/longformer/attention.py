@@ -79,7 +79,10 @@ class LongformerAttention(Attention):
         if not isinstance(tokens, GlobalTokens):
             return super().forward(x, context, state, memory)
         own = self.split(self.k_global(x)), self.split(self.v_global(x))
-        parts = (*self.project_heads(x), *own, x[:, None])
+        q, k, v = self.project_heads(x)
+        if context.edit_qkv is not None:
+            q, k, v = context.edit_qkv(q, k, v, False)
+        parts = (q, k, v, *own, x[:, None])
         outputs = []
         for rows in tokens.rows:
             q, k, v, own_k, own_v, hidden = map(rows.take, parts)
