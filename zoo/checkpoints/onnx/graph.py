@@ -58,9 +58,10 @@ def plain_float32(model: Model, tensors: Mapping[str, Tensor]) -> Model:
 
 
 def output_names(model: Model, outputs: Mapping[str, Tensor]) -> list[str]:
-    """Names of the outputs: those of a model with several, else logits, features (head="pool") or hidden_states."""
+    """Names of the outputs: those of a model with several, else logits, features (head="pool") or hidden_states. One
+    that is called as an input is `output_...`, since names are unique in a graph."""
     if list(outputs) != ["output"]:
-        return list(outputs)
+        return [f"output_{name}" if name in model.inputs else name for name in outputs]
     return [{"pool": "features", None: "hidden_states"}.get(model.config.head, "logits")]
 
 

@@ -94,6 +94,12 @@ def parts_of(model: Model) -> list[Part]:
     if reason := next((REFUSED[name] for name in model.inputs if name in REFUSED), None):
         raise ValueError(f"this {model.family} cannot be exported to ONNX: {reason}")
     parts, records = [], of_model(model)
+    if len(records) > 1 and model.config.head == "lm":
+        others = " and ".join(record.plural for record in records if record.name != "text")
+        raise ValueError(
+            f"this {model.family} cannot be exported to ONNX: its texts continue token by token after {others}, with "
+            "caches; use zoo.generate"
+        )
     for record in records:
         config: Any = model.config.part_of(record.main_input)
         if model.config.parts:
