@@ -123,12 +123,13 @@ def export(
     "transformers", whose tokenizers cannot repair texts with ftfy and unescape HTML, that such texts get other ids, if
     the model's tokenizer does so (CLIP and SigLIP of open_clip).
 
-    "onnx", for every family: model.onnx, one forward pass for any batch size and length, with our config.json and the
-    files of the preprocessing; for an encoder-decoder encoder_model.onnx, decoder_model.onnx and
-    decoder_with_past_model.onnx, whose inputs and outputs have the names of optimum. Inputs are those of the model, all
-    of them required; weights are float32. Each graph is compared with the model in onnxruntime (1 to 9 rows, two
-    lengths, padded rows), and an export that differs by more than 1e-5 of the largest output raises ValueError and
-    writes nothing. Needs the extra `export` (ImportError).
+    "onnx", for models of texts, images, audio and points, and for towers in one space; others are refused with the
+    reason: model.onnx, one forward pass for any batch size and length, with our config.json and the files of the
+    preprocessing; for an encoder-decoder encoder_model.onnx, decoder_model.onnx and decoder_with_past_model.onnx, whose
+    inputs and outputs have the names of optimum. Inputs are those of the model, all of them required; weights are
+    float32, and beside the graph (model.onnx.data) if they exceed 2 GB. Each graph is compared with the model in
+    onnxruntime (1 to 9 rows, two lengths, padded rows), and an export that differs by more than 1e-5 of the largest
+    output raises ValueError and writes nothing. Needs the extra `export` (ImportError).
     quantize: "int8" for int8 weights; examples: (input of model.preprocess, label) pairs to measure them on, and
     tolerance: by how much the accuracy of a classifier may fall, or the loss of a language model or a regression rise.
     """
