@@ -92,6 +92,19 @@ def test_saves_loads_and_checkpoints(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.full
+def test_compiled_models_leave_their_graph_for_the_edges(name: str) -> None:
+    model = small(name, edge_dim=None).double()
+    batch = {"node_features": torch.randn(70, 5, dtype=torch.float64), "edge_index": torch.randint(0, 70, (2, 90))}
+    kept = graded(model, batch)
+    for a, b in zip(graded(model, batch, torch.compile(model, backend="eager").__call__), kept, strict=True):
+        assert (a - b).abs().max() <= 1e-12
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"edges of a graph are sorted .* without fullgraph=True"):
+        torch.compile(model, backend="eager", fullgraph=True)(**batch)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_layers_and_nodes_without_edges(name: str) -> None:
     model = small(name, head=None)

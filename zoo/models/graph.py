@@ -148,6 +148,8 @@ class GraphModel(Model):
         assert self.head is not None
         return self.head(x)
 
+    @torch.compiler.disable(reason="the edges of a graph are sorted and each is counted once: call the model without "
+                                   "fullgraph=True")  # fmt: skip
     def graph_of(self, x: Tensor, edge_index: Tensor | None) -> GraphMask:
         """The mask of the edges. Raises ValueError for node features and edges of other shapes, and edges to nodes that
         are not there."""

@@ -54,7 +54,7 @@ class EdgeCore(Core):
             return None
         return inner if q.shape[2] == k.shape[2] == inner.nodes else None
 
-    @torch.compiler.disable
+    @torch.compiler.disable(reason="attention over the edges of a graph: compile it without fullgraph=True")
     def attend_edges(
         self,
         q: Tensor,
