@@ -63,7 +63,7 @@ def capture(
 
     Only what the thread that opened the context computes is recorded, so a server may capture one request while others
     run. Raises ValueError for a layer, row or head that does not exist, for heads of what has none, for a layer without
-    attention weights that is named, or if there is no other, and for edges=True of a layer whose mask is no graph.
+    attention weights that is named, or if there is no other, and for edges=True of a layer whose mask has no graph.
     """
     check_model(model)
     if not (reduce is None or callable(reduce)):

@@ -21,10 +21,10 @@ def nearest_neighbors(queries: Tensor, points: Tensor, count: int, keep: Tensor 
     rows, size = points.shape[:2]
     count = min(count, size)
     # a graph, which is for any number of points, has no parts
-    few = not torch.compiler.is_compiling()
+    in_parts = not torch.compiler.is_compiling()
     found = []
     with torch.no_grad():
-        for part in queries.split(max(1, PAIRS // max(rows * size, 1)), 1) if few else (queries,):
+        for part in queries.split(max(1, PAIRS // max(rows * size, 1)), 1) if in_parts else (queries,):
             distances = squared_distances(part, points)
             if keep is not None:
                 distances = distances.masked_fill(~keep[:, None], torch.inf)

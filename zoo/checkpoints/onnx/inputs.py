@@ -14,7 +14,7 @@ HOST = "lengths"  # an input of numbers on the host, which change no output
 TRACED_TOKENS, SHORT_TOKENS, LONG_TOKENS = 600, 9, 40
 POINTS = (20, 45, 64)  # of clouds: the fewest and the most that are compared, and those of the traced one
 IN_TORCH = "save it with zoo.save and run it in PyTorch"
-REFUSED = {  # the input that tells a model which cannot be exported, and why
+REFUSED = {  # {an input of models that cannot be exported: why}
     "image_ids": "images are generated token by token, or in several steps with what is known so far; save it with "
                  "zoo.save and use zoo.generate_images",
     "edge_index": "attention along edges sorts them and sums over those of each node, by operations that ONNX does not "

@@ -54,7 +54,7 @@ class GraphAttention(Attention):
     Values are the projected keys. shared: so are the queries.
     """
 
-    divides_heads = False  # what `out` joins is no sum over the heads
+    divides_heads = False  # `out` joins the heads, and does not sum over them
 
     def __init__(self, width: int, spec: CoreSpec, attention: Any, *, shared: bool, average: bool = False) -> None:
         nn.Module.__init__(self)  # it has no projection of values, and `out` only joins the heads
