@@ -174,6 +174,10 @@ def test_sampled_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert batch["nodes"].tolist() == [0, 1] and torch.equal(batch["labels"], graph.labels[[4, 1]])
     assert torch.equal(batch["node_features"][:2], graph.node_features[[4, 1]])
     assert batch["graph_sizes"].tolist() == [len(batch["node_features"])]
+    incoming = torch.bincount(graph.edge_index[1], minlength=12)[[4, 1]]  # fewer than 100
+    assert torch.equal(torch.bincount(batch["edge_index"][1])[:2], incoming)
+    again = data.train.__getitems__(Keys([4, 1], 0))
+    assert all(torch.equal(batch[name], again[name]) for name in ("node_features", "edge_index"))
     if SampledWhole.made:
         other = data.train.__getitems__(Keys([0, 2], 0))
         number = torch.cat([torch.tensor([0, 2]), torch.tensor([i for i in range(12) if i not in (0, 2)])])
