@@ -33,6 +33,22 @@ def test_a3m_drops_and_counts_insertions(tmp_path):
     assert read_alignment(tmp_path / "again.a3m").rows == found.rows
 
 
+QUIRKS = (
+    "#5\t1\r\n; a comment\r\n>ss_pred PSIPRED\r\nCCHHH\r\n>ss_conf\r\n99887\r\n>query\ta long\tname\r\nmkvag*\r\n"
+    ">one|x with words\r\nMKaa.V\r\n\r\n.A-\r\n>one|x\r\nUOBZX\r\n>dots\r\n.K..G\r\n>stop\r\nM-vV AG*\r\n\0"
+)
+
+
+def test_what_a3m_files_of_other_programs_have(tmp_path):
+    """Comments, annotations of HH-suite, tabs in names, Windows line ends, empty lines, a query in lower case, stops,
+    every letter of IUPAC, names twice, dots as gaps, and the NUL byte of MMseqs2."""
+    found = read_alignment(write(tmp_path, "x.a3m", QUIRKS))
+    assert found.names == ("query", "one|x", "one|x", "dots", "stop")
+    assert found.rows == ("MKVAG", "MKVA-", "UOBZX", "-K--G", "M-VAG")
+    assert found.insertions == (0, 2, 0, 0, 1)
+    assert found.ids()[2].tolist() == [UNKNOWN] * 5
+
+
 def test_columns_are_those_of_the_query(tmp_path):
     fasta = read_alignment(write(tmp_path, "x.afa", ">q\n-MK.V\n>a\nAmkLv\n>b\n--KL-\n"))
     assert fasta.rows == ("MKV", "MKV", "-K-") and fasta.insertions == (0, 2, 1)
@@ -59,6 +75,9 @@ def test_residues_are_numbers_in_a_fixed_order():
         ("a.a3m", ">q\n----\n>b\nMKVA\n", r"the query \(q\) has no residues"),
         ("a.a3m", ">q\nMK\n>b\n>c\nMK\n", r"record 'b' \(line 3\) has no residues"),
         ("a.a3m", "", "a.a3m has no records"),
+        ("a.a3m", ">q\nMK\n\0>p\nMK\n", "line 3: another alignment begins"),
+        ("a.a3m", ">q\nMKVA\n>b\nM.a\n", r"sequence 2 \(b\) has 1 columns, 3 fewer than the query"),
+        ("a.a3m", ">q\nMK\n>b\nM*\n", r"sequence 2 \(b\) has 1 columns, 1 fewer"),
         ("a.a3m", "MKVA\n", "line 1: expected a line that begins with '>'"),
         ("a.sto", "query MKV\n", "not a Stockholm file"),
         ("a.sto", "# STOCKHOLM 1.0\n//\n", "has no sequences"),

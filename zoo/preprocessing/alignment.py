@@ -12,7 +12,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.fasta import GAPS, OTHER_RESIDUES, RESIDUES, read_lines, read_records
+from zoo.preprocessing.fasta import GAPS, OTHER_RESIDUES, RESIDUES, STOP, read_lines, read_records
 from zoo.utils.errors import DataError, check_choice
 
 UNKNOWN, GAP, MASK = 20, 21, 22  # after the 20 residues; no file has a mask
@@ -22,6 +22,8 @@ SUFFIXES = tuple(name + zipped for name in (*A3M, *STOCKHOLM, *ALIGNED) for zipp
 # Residues are 0 to 19; any other letter of IUPAC (X, B, Z, J, U, O) is unknown.
 _IDS = {letter: i for i, letter in enumerate(RESIDUES)} | dict.fromkeys(OTHER_RESIDUES, UNKNOWN)
 _IDS |= dict.fromkeys(GAPS, GAP)
+# Records of HH-suite's A3M files that are no sequences: predicted and known secondary structure, accessibility.
+_ANNOTATIONS = ("ss_pred", "ss_conf", "ss_dssp", "sa_pred", "sa_dssp", "aa_pred", "aa_dssp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,9 @@ def read_alignment(path: str | Path, *, format: Format = "auto", unknown: Litera
     """Read an alignment, plain or compressed with gzip; the first sequence is the query.
 
     In A3M lower-case letters are insertions and "." stands for none: both are dropped, and what is left of each row has
-    the columns of the query. In aligned FASTA and Stockholm files letters of both cases are residues.
+    the columns of the query. A query in lower case alone has no insertions, dots of a row that otherwise lacks columns
+    are gaps, a "*" at the end is removed, and records of HH-suite with secondary structure (ss_pred and so on) are left
+    out. In aligned FASTA and Stockholm files letters of both cases are residues.
 
     Args:
         path: The file.
@@ -105,12 +109,11 @@ def read_alignment(path: str | Path, *, format: Format = "auto", unknown: Litera
     if kind == "stockholm":
         names, rows = _stockholm(path)
     else:
-        records = read_records(path)
+        records = [own for own in read_records(path) if kind != "a3m" or own.name not in _ANNOTATIONS]
         names, rows = [record.name for record in records], [record.sequence for record in records]
     inserted = [0] * len(rows)
     if kind == "a3m":
-        inserted = [sum(letter.islower() for letter in row) for row in rows]
-        rows = ["".join([letter for letter in row if not letter.islower() and letter != "."]) for row in rows]
+        rows, inserted = _without_insertions(rows)
     try:
         found = Alignment.of_rows(rows, names, where=str(path), unknown=unknown)
     except ValueError as error:
@@ -135,6 +138,20 @@ def letters_of(msa: Tensor) -> tuple[str, ...]:
     """The rows of an alignment int64 [S, N] as strings."""
     letters = RESIDUES + "X-"
     return tuple("".join([letters[i] for i in row]) for row in msa.tolist())
+
+
+def _without_insertions(rows: Sequence[str]) -> tuple[list[str], list[int]]:
+    """(the rows of an A3M file in the columns of the query, the number of insertions of each)."""
+    rows = [row.removesuffix(STOP) for row in rows]
+    if rows and not any(letter.isupper() for letter in rows[0]):
+        rows[0] = rows[0].upper()
+    found: list[str] = []
+    for row in rows:
+        matched = "".join([letter for letter in row if not letter.islower()])
+        columns = matched.replace(".", "")
+        dots_are_gaps = bool(found) and len(columns) < len(found[0]) == len(matched)
+        found.append(matched.replace(".", "-") if dots_are_gaps else columns)
+    return found, [sum(letter.islower() for letter in row) for row in rows]
 
 
 def _clean(row: str, where: str, unknown: str) -> str:

@@ -55,7 +55,7 @@ def read_fasta(path: str | Path, *, gaps: Gaps = "error", unknown: Unknown = "er
 def read_records(path: str | Path) -> list[ProteinRecord]:
     """The records of a file with ">" lines (FASTA, A3M), their sequences without spaces and otherwise as written.
 
-    Lines that begin with ";" or "#" before a sequence line are comments. See `read_fasta` for errors.
+    Lines that begin with ";" or "#" are comments, and a NUL byte at the end is skipped. See `read_fasta` for errors.
     """
     path = Path(path)
     records: list[ProteinRecord] = []
@@ -72,6 +72,11 @@ def read_records(path: str | Path) -> list[ProteinRecord]:
 
     for number, line in enumerate(read_lines(path), 1):
         text = line.strip()
+        if "\0" in text:  # MMseqs2 ends each alignment of a file with it
+            if text.strip("\0"):
+                raise DataError(f"{path}, line {number}: another alignment begins, after a NUL byte: expected one in a "
+                                f"file, split it there")  # fmt: skip
+            continue
         if text.startswith(">"):
             close()
             words = text[1:].split(maxsplit=1)

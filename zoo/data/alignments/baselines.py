@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.preprocessing.alignment import GAP
 
 STATES = GAP + 1  # 20 residues, 20 = unknown, 21 = gap
+ROWS = 1024  # sequences that are compared with all others at once
 
 
 def sequence_weights(msa: Tensor, identity: float = 0.8) -> Tensor:
@@ -21,9 +22,12 @@ def sequence_weights(msa: Tensor, identity: float = 0.8) -> Tensor:
     """
     _check(msa)
     one_hot = torch.nn.functional.one_hot(msa, STATES).flatten(1).float()
-    alike = one_hot @ one_hot.T >= identity * msa.shape[1] - 1e-4
-    alike.fill_diagonal_(True)
-    return 1 / alike.sum(1).double()
+    counts = []
+    for start in range(0, len(msa), ROWS):  # the whole matrix of a large alignment takes gigabytes
+        alike = one_hot[start : start + ROWS] @ one_hot.T >= identity * msa.shape[1] - 1e-4
+        alike.diagonal(start).fill_(True)
+        counts.append(alike.sum(1))
+    return 1 / torch.cat(counts).double()
 
 
 def frequencies(msa: Tensor, weights: Tensor, pseudocount: float) -> tuple[Tensor, Tensor]:
