@@ -54,15 +54,14 @@ def predict(
     predicts tokens for the one mask in each text, a model with head="ctc" predicts the text of each clip. An
     encoder-decoder with head="lm" writes one text, [(text, probability)]: T5, BART or Marian for a text, Whisper for a
     recording; its probability is the geometric mean of those of the tokens, NaN if nobody speaks. Classes without a
-    name are called by their number. A model with head="token" gives the entities of each text in their order,
-    [(text, label, start, end, probability), ...] (`Entity`), where start and end are characters of the input; a text of
-    any length is read in overlapping windows. Of a graph it gives the label of each node, in their order, [(node,
-    label, probability), ...] (`Node`), where a node has its name or its number; of a point cloud that of each point,
-    [(label, probability), ...] (`Point`). A model with head="qa" answers a tuple
-    (question, context) from a context of any length, [(answer, probability, start, end), ...] (`Answer`), best first. A
-    model of proteins or alignments with head="contacts" gives the most probable contacts of residues at least 6 places
-    apart, [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1; the whole maps are those of
-    `zoo.inference.contacts.contact_maps`.
+    name are called by their number. A model with head="token" gives the entities of each text, [(text, label, start,
+    end, probability), ...] (`Entity`), where start and end are characters of the input; a text of any length is read in
+    overlapping windows. Of a graph it gives the label of each node, [(node, label, probability), ...] (`Node`), by name
+    or number; of a point cloud that of each point, [(label, probability), ...] (`Point`). A model with head="qa"
+    answers a tuple (question, context) from a context of any length, [(answer, probability, start, end), ...]
+    (`Answer`), best first. A model of proteins or alignments with head="contacts" gives the most probable contacts of
+    residues at least 6 places apart, [("K5-A20", probability, 5, 20), ...] (`Contact`), with numbers from 1;
+    `zoo.inference.contacts.contact_maps` gives whole maps.
 
     Args:
         model: A model with `preprocess` and one of these heads.
@@ -94,9 +93,8 @@ def predict(
     """
     check_model(model, top_k)
     predictor = Predictor(model, top_k, batch_size=batch_size, on_error=on_error, truncation=truncation,
-                          aggregation_strategy=aggregation_strategy,
-                          handle_impossible_answer=handle_impossible_answer,
-                          generate_kwargs=generate_kwargs)  # fmt: skip
+                          aggregation_strategy=aggregation_strategy, generate_kwargs=generate_kwargs,
+                          handle_impossible_answer=handle_impossible_answer)  # fmt: skip
     x = sequences_of(model, x)
     inputs = x if is_many(x) else [x]
     inputs = _no_paths(inputs) if predictor.is_text else inputs

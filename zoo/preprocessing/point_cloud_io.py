@@ -118,14 +118,14 @@ class Element:
 
 def read_ply(path: Path, features: Sequence[str] = (), label: str = "") -> np.ndarray:
     """The coordinates and the named properties of the element "vertex" of a PLY file, see `read`."""
-    wanted = (*XYZ, *features, *([label] if label else []))
+    names_read = (*XYZ, *features, *([label] if label else []))
     with path.open("rb") as file:
         order, elements = read_header(file, path)
         vertices = next((element for element in elements if element.name == "vertex"), None)
         if vertices is None:
             raise LoadError(f"{path} has no element 'vertex': expected a PLY file of points")
         names = [name for name, _ in vertices.properties]
-        if missing := next((name for name in wanted if name not in names), None):
+        if missing := next((name for name in names_read if name not in names), None):
             raise LoadError(f"{path}: its points have no property {missing!r}{did_you_mean(missing, names)}; they have "
                             f"{', '.join(names)}")  # fmt: skip
         if vertices.has_lists:
@@ -138,7 +138,7 @@ def read_ply(path: Path, features: Sequence[str] = (), label: str = "") -> np.nd
         for element in elements[: elements.index(vertices)]:
             skip(file, element, order)
         table = rows_of(file, vertices, order, path)
-    columns = [scaled(table[name]) if name in features else table[name] for name in wanted]
+    columns = [scaled(table[name]) if name in features else table[name] for name in names_read]
     return np.stack(columns, 1).astype(np.float32)
 
 
