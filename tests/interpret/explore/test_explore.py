@@ -377,6 +377,21 @@ def test_a_part_of_a_large_graph_around_a_node() -> None:
         zoo.explore(model, graph, around="x", max_tokens=4)
 
 
+def test_residues_and_sequences_of_an_alignment(tmp_path: Path) -> None:
+    (tmp_path / "family.a3m").write_text(">query\nMKTAYI\n>b\nMRT-YI\n>c\nMKSAYL\n")
+    small = dict(width=16, heads=2, pair_width=8, pair_heads=2, outer_width=4, depth=1)
+    model = zoo.create_model("evoformer_nano", seed=0, **small).eval()
+    found = description(zoo.explore(model, tmp_path / "family.a3m"))["models"][0]
+    texts = {group["name"]: found["positions"][group["queries"]][0]["texts"] for group in found["groups"]}
+    residues = ["M1", "K2", "T3", "A4", "Y5", "I6"]
+    assert texts == {
+        "residues, of the query": residues,
+        "sequences, at the first residue": ["query", "sequence 2", "sequence 3"],
+        "pairs that start at the first residue": residues,
+        "pairs that end at the first residue": residues,
+    }
+
+
 def test_points_of_a_cloud_and_the_induced_points_that_they_attend_to() -> None:
     model = zoo.create_model("set_transformer_tiny", seed=0, num_classes=2).eval()
     cloud = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))

@@ -16,6 +16,7 @@ from zoo.interpret.explore.positions import (
     Positions,
     Tokens,
     numbered,
+    of_alignment,
     of_frames,
     of_graph,
     of_image,
@@ -88,11 +89,7 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
     elif len(items) == 1 and not hasattr(model, "modalities"):
         name, item = next(iter(items.items()))
         batch = one_row(model.preprocess(item), name)
-        if name == "point_cloud":
-            positions = {tower: of_points(own, batch["points"][0, :, :3])
-                         for tower, own in model.places(batch["points"]).items()}  # fmt: skip
-        else:
-            positions = {"": positions_of(model, model.preprocess, name, item, batch)}
+        positions = positions_of_parts(model, name, item, batch)
     else:
         batch = one_row(model.preprocess(**{MODALITIES[name].argument: item for name, item in items.items()}))
         positions = {}
@@ -103,6 +100,16 @@ def prepare(model: Any, inputs: Any) -> PreparedInputs:
 
 
 # --- Inputs ----------------------------------------------------------------------------------------------------------
+
+
+def positions_of_parts(model: Any, name: str, item: Any, batch: dict[str, Tensor]) -> dict[str, Positions]:
+    """{part of the model: the positions of its maps} of one item."""
+    if name == "point_cloud":
+        parts = model.places(batch["points"]).items()
+        return {part: of_points(own, batch["points"][0, :, :3]) for part, own in parts}
+    if name == "alignment":
+        return of_alignment(batch["msa"][0])
+    return {"": positions_of(model, model.preprocess, name, item, batch)}
 
 
 def by_modality(model: Any, inputs: Any) -> dict[str, Any]:

@@ -23,9 +23,17 @@ from zoo.nn.lengths import place
 MAX_POSITIONS = 2048  # of a side of a map
 MAX_BYTES = 60e6  # of the maps of one model
 BYTES_PER_KEY = 1.9 * 4 / 3  # about 1.9 bytes for a key and its weight when compressed, and 4/3 as many in base64
-LAYER = re.compile(r"(?:(?P<tower>.+?)\.)?blocks\.(?P<number>\d+)\.(?P<part>mixer|cross)")
 CROSS_QUERIES = {"gated_cross": "text"}  # whose positions the queries of cross-attention are, if not of its own tower
 CROSS_KEYS = {"decoder": "encoder", "gated_cross": "features"}  # whose positions its keys are, if there are no features
+# Layers of an Evoformer, whose maps are those of the first row of what they attend within: (its positions, a name).
+FIRST_ROWS = {
+    "row_attention.attention": ("residues", "residues, of the query"),
+    "column_attention.attention": ("sequences", "sequences, at the first residue"),
+    "triangle_starting.attention": ("residues", "pairs that start at the first residue"),
+    "triangle_ending.attention": ("residues", "pairs that end at the first residue"),
+}
+PARTS = "|".join(map(re.escape, ("mixer", "cross", *FIRST_ROWS)))
+LAYER = re.compile(rf"(?:(?P<tower>.+?)\.)?blocks\.(?P<number>\d+)\.(?P<part>{PARTS})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +127,10 @@ def make_group(tower: str, part: str, prepared: PreparedInputs, max_tokens: int 
         name = "features" if "features" in prepared.positions else CROSS_KEYS.get(tower, "")
         keys = prepared.positions.get(name, unknown).first(max_tokens)
         return MapGroup(f"{side} to {name or 'other states'}", own, keys, False)
+    if part in FIRST_ROWS:
+        side, title = FIRST_ROWS[part]
+        own = prepared.positions.get(side, unknown).first(max_tokens)
+        return MapGroup(title, own, own, True)
     name = part.partition(".")[0]  # attention pooling, such as image.head.mixer, or to induced points
     keys = prepared.positions.get("encoder" if name == "pooler" else name, prepared.positions.get("", unknown))
     keys = keys.first(max_tokens)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
+from zoo.preprocessing.alignment import letters_of
 from zoo.preprocessing.graph_display import layout, nearest_nodes, node_number
 
 
@@ -181,6 +182,13 @@ def of_points(points: Tensor, cloud: Tensor) -> Positions:
     centered = (points - cloud.mean(0)).double()
     texts = (f"point {i} at ({', '.join(f'{x:.2f}' for x in point)})" for i, point in enumerate(points.tolist()))
     return Positions((Places(tuple(texts), on_page(centered @ axes[:2].T)),))
+
+
+def of_alignment(msa: Tensor) -> dict[str, Positions]:
+    """The residues of the query, the first of the sequences int64 [S, N], and the sequences."""
+    residues = tuple(f"{letter}{i}" for i, letter in enumerate(letters_of(msa[:1])[0], 1))
+    sequences = ("query", *(f"sequence {i}" for i in range(2, len(msa) + 1)))
+    return {"residues": Positions((Tokens(residues),)), "sequences": Positions((Tokens(sequences),))}
 
 
 def on_page(places: Tensor) -> tuple[tuple[float, float], ...]:
