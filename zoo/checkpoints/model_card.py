@@ -9,7 +9,7 @@ import yaml
 from zoo.models.base import Model
 from zoo.models.config import CLASSIFIER_HEADS, to_json_types
 from zoo.models.registry import family
-from zoo.preprocessing.modality import of_family
+from zoo.preprocessing.modality import of_family, of_model
 from zoo.utils.escape import fenced, markdown, quoted
 
 # The hub's pipeline tag of models with several towers; those of others are in the `Modality` record.
@@ -26,6 +26,9 @@ USES = {
     "zero-shot-image-classification": 'batch = model.preprocess(images="image.png", text=["a cat", "a dog"])\n'
     'model(**batch).logits("image", "text").softmax(-1)',
 }
+
+# Heads whose outputs `zoo.predict` gives for the sample of a modality, where it is not a classifier alone.
+PREDICTED = {"graph": ("classify", "token"), "alignment": ("contacts",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +102,9 @@ def usage_lines(model: Model, name: str, format: str, task: str | None) -> list[
         use = task or "feature-extraction"
         return ["from transformers import pipeline", "", f'predict = pipeline("{use}", {quoted(name)})']
     special = getattr(model.preprocess, "special", {})
-    modality = of_family(family(model.family).modality)
-    predict = f'zoo.predict(model, "{modality.sample}")' if modality and model.config.head == "classify" else ""
+    modality = next(iter(of_model(model)), None) if of_family(family(model.family).modality) else None
+    heads = PREDICTED.get(modality.name, ("classify",)) if modality else ()
+    predict = f'zoo.predict(model, "{modality.sample}")' if modality and model.config.head in heads else ""
     use = USES.get(task or "", predict).format(mask=f"a {special.get('mask')} of words")
     load = ["import zoo", "", f"model = zoo.load({quoted(name)})"]
     return [*load, *([use] if use and model.preprocess is not None else [])]

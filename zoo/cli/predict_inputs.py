@@ -122,8 +122,8 @@ class Reader:
 
     def _of_folder(self, folder: Path) -> list[Row]:
         files = data_files(folder)
-        found = [file for file in files if of_file(file) is self.modality]
-        others = [file for file in files if of_file(file) is not self.modality]
+        found = [file for file in files if of_file(file, [self.modality.name]) is self.modality]
+        others = [file for file in files if of_file(file, [self.modality.name]) is not self.modality]
         if not found:
             # .json may be a table, and is the settings of a model in most folders.
             tables = [str(file) for file in others if _is_table_name(file.name) and file.suffix != ".json"]
@@ -145,7 +145,7 @@ class Reader:
         """A row for each file, or for each record of files that hold several."""
         rows: list[Row] = []
         for path in files:
-            if self.modality.records is None or of_file(path) is not self.modality:
+            if self.modality.records is None or of_file(path, [self.modality.name]) is not self.modality:
                 rows.append(self._of_file(path, alone))
                 continue
             try:
@@ -164,7 +164,7 @@ class Reader:
         values = {"file": str(path)}
         if self.modality.files_only:
             return Row(values, path, str(path), stamp_of(path))
-        if of_file(path) is not self.modality:
+        if of_file(path, [self.modality.name]) is not self.modality:
             noun, suffixes = self.modality.noun, ", ".join(self.modality.suffixes)
             raise ValueError(
                 f"{path} is a file, and the model predicts from {self.modality.plural}: expected a table "

@@ -258,6 +258,14 @@ def batch_graphs(graphs: Sequence[Graph]) -> dict[str, Tensor]:
     return batch | ({"edge_features": torch.cat(edge_features)} if edge_features else {})
 
 
+def join_batches(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One batch of the graphs of several, in order."""
+    sizes = [len(batch["node_features"]) for batch in batches]
+    edges = [batch["edge_index"] + sum(sizes[:i]) for i, batch in enumerate(batches)]
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0] if name != "edge_index"}
+    return joined | {"edge_index": torch.cat(edges, 1)}
+
+
 def with_reverse_edges(graph: Graph) -> Graph:
     """The graph with the reverse of each edge that is there in one direction alone, and its features."""
     source, target = graph.edge_index

@@ -21,7 +21,7 @@ from zoo.preprocessing.alignment_processor import (
     load_alignment,
     plot_alignment,
 )
-from zoo.preprocessing.graph import GraphProcessor, is_graph, load_graph
+from zoo.preprocessing.graph import GraphProcessor, is_graph, join_batches, load_graph
 from zoo.preprocessing.graph_display import graph_html, plot_graph
 from zoo.preprocessing.image import ImageProcessor
 from zoo.preprocessing.marian import MarianProcessor
@@ -47,6 +47,7 @@ class Modality:
     names of the main input, which some families have.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. folder_file: name of the file that a folder has which is one item.
+    join: the batch of several batches, where it has no row for each item, as of graphs.
     unnamed: name of an item without a name in messages. strings: whether an item is a string, as a text is; of other
     modalities a string is a path.
     is_item: whether an object in memory is one item. load: reads an item from a path. records: of files that hold
@@ -82,6 +83,7 @@ class Modality:
     sample: str
     folder_file: str = ""
     strings: bool = False
+    join: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]] | None = None
 
     @property
     def files_only(self) -> bool:
@@ -241,6 +243,7 @@ MODALITIES: dict[str, Modality] = {
         describe=lambda config: f"any number of nodes of {config.in_features} numbers",
         html=graph_html,
         plot=plot_graph,
+        join=join_batches,
         processors={"graph": GraphProcessor},
         processor="zoo.preprocessing.graph.GraphProcessor(...)",
         sample="graph.npz",
@@ -302,6 +305,7 @@ MODALITIES: dict[str, Modality] = {
         describe=lambda config: f"any number of atoms of {config.in_features} numbers",
         html=molecule_html,
         plot=plot_molecule,
+        join=join_batches,
         processors={"molecule": MoleculeProcessor},
         processor="zoo.preprocessing.molecule.MoleculeProcessor()",
         sample="CCO",
@@ -338,11 +342,15 @@ def of_model(model: Any) -> list[Modality]:
     return [other] if is_other and other is not None else found
 
 
-def of_file(name: str | Path) -> Modality | None:
-    """The modality of a file, by its suffix; None if unknown."""
+def of_file(name: str | Path, among: Sequence[str] = ()) -> Modality | None:
+    """The modality of a file, by its suffix; None if unknown.
+
+    among: names of those that a model reads, which come first where several have files of this suffix, such as .npz.
+    """
     end = Path(name).name.lower() if len(str(name)) < 4096 else ""
     suffixes = Path(end).suffix, "".join(Path(end).suffixes[-2:])  # "x.fasta.gz" has two
-    return next((record for record in MODALITIES.values() if set(suffixes) & {*record.suffixes}), None)
+    found = [record for record in MODALITIES.values() if set(suffixes) & {*record.suffixes}]
+    return next((record for record in found if record.name in among), found[0] if found else None)
 
 
 def of_item(item: Any, *, must_exist: bool = False) -> Modality:
@@ -366,9 +374,9 @@ def of_item(item: Any, *, must_exist: bool = False) -> Modality:
 NAMES = tuple(MODALITIES)  # embedding files store indices into it: append new modalities at the end
 
 
-def file_modality(name: str | Path) -> str | None:
-    """The name of the modality of a file, by its suffix; None if unknown."""
-    found = of_file(name)
+def file_modality(name: str | Path, among: Sequence[str] = ()) -> str | None:
+    """The name of the modality of a file, by its suffix; None if unknown. among: see `of_file`."""
+    found = of_file(name, among)
     return found.name if found else None
 
 

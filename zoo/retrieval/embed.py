@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.preprocessing.modality import MODALITIES, file_modality
+from zoo.preprocessing.modality import MODALITIES, file_modality, of_file
 from zoo.retrieval.embeddings_file import DTYPES, PARQUET, Embeddings, Item, Items, split_name
 from zoo.retrieval.encode import Encoder, fingerprint
 from zoo.retrieval.journal import EmbeddingJournal
@@ -123,7 +123,7 @@ def items_of_folder(folder: Path, modalities: Sequence[str], out: Path | None = 
         )
     found, others = [], []
     for path in data_files(folder):
-        if (kind := file_modality(path.name)) is not None and kind in modalities:
+        if (kind := file_modality(path.name, modalities)) is not None and kind in modalities:
             found += stamped(kind, path.relative_to(folder).as_posix(), path)
         elif out is None or path.resolve() != out.resolve():
             others.append(path)
@@ -146,7 +146,7 @@ def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
     for item in items:
         if not isinstance(item, str | Path):
             raise ValueError(f"expected paths or texts, given {type(item).__name__}")
-        kind = file_modality(item)
+        kind = file_modality(item, encoder.modalities)
         if kind is None and (isinstance(item, Path) or not item.strip()):
             raise ValueError(f"{str(item)!r}: expected a text, or the path of an image, an audio file or a .txt file")
         encoder.need(kind or encoder.string_modality, str(item))
@@ -259,16 +259,18 @@ def ahead(
 
 
 def loaded_item(encoder: Encoder, folder: Path | None, item: Item) -> Any:
-    """The model inputs of an image or audio clip ({name: [1, ...]}), a text, or the exception that was raised."""
+    """The model inputs of an image or audio clip ({name: [1, ...]}) or of a graph, a text or SMILES string, or the
+    exception that was raised."""
     path = folder / item.name if folder else Path(item.name)
-    is_file = item.kind != "text" or file_modality(item.name) == "text"
+    record = MODALITIES[item.kind]
+    is_file = not record.strings or of_file(item.name, [item.kind]) is record
     try:
-        if MODALITIES[item.kind].records is not None:
+        if record.records is not None:
             return record_of(item, folder)
         if is_file and not path.is_file():
             return ValueError("there is no such file")
-        if item.kind == "text":
-            text = MODALITIES["text"].load(path) if is_file else item.name
+        if record.strings:
+            text = record.load(path) if is_file else item.name
             return text.strip() if text.strip() else ValueError("it is empty")
         return encoder.prepare(item.kind, [path])
     except (ImportError, MemoryError):
@@ -281,6 +283,7 @@ def compute_kind(
     encoder: Encoder, kind: str, batch: list[Item], loaded: dict[Item, Any], journal: EmbeddingJournal, options: Options
 ) -> None:
     """The vectors of those items of a batch that can be read; the others are refused or listed."""
+    join = MODALITIES[kind].join
     if MODALITIES[kind].strings:
         loaded = loaded | prepared_texts(encoder, kind, {item: loaded[item] for item in batch})
     for item in batch:
@@ -289,9 +292,11 @@ def compute_kind(
     good = [item for item in batch if not isinstance(loaded[item], Exception)]
     groups: dict[Any, list[Item]] = {}
     for item in good:  # what is of one shape is computed together
-        groups.setdefault(str({name: x.shape[1:] for name, x in loaded[item].items()}), []).append(item)
+        shapes = "" if join else str({name: x.shape[1:] for name, x in loaded[item].items()})
+        groups.setdefault(shapes, []).append(item)
     for group in groups.values():
-        together = {name: torch.cat([loaded[item][name] for item in group]) for name in loaded[group[0]]}
+        parts = [loaded[item] for item in group]
+        together = join(parts) if join else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         rows = encoder.encode(kind, together)
         finite = rows.isfinite().all(1).tolist()
         for item in (item for item, fine in zip(group, finite) if not fine):
@@ -301,18 +306,21 @@ def compute_kind(
 
 
 def prepared_texts(encoder: Encoder, kind: str, texts: dict[Item, Any]) -> dict[Item, Any]:
-    """Texts as the model takes them, {name: [1, N]} each: tokenized together, padded alike."""
+    """Texts as the model takes them, {name: [1, N]} each: tokenized together, padded alike. SMILES strings alone."""
     good = [item for item, text in texts.items() if isinstance(text, str)]
     try:
-        batch = encoder.prepare(kind, [texts[item] for item in good]) if good else {}
-        return {item: {name: x[i : i + 1] for name, x in batch.items()} for i, item in enumerate(good)}
+        if len(good) == 1:
+            return {good[0]: encoder.prepare(kind, [texts[good[0]]])}
+        if MODALITIES[kind].join is None:
+            batch = encoder.prepare(kind, [texts[item] for item in good]) if good else {}
+            return {item: {name: x[i : i + 1] for name, x in batch.items()} for i, item in enumerate(good)}
     except ValueError as error:
         if len(good) == 1:
             return {good[0]: error}
-        made: dict[Item, Any] = {}
-        for item in good:
-            made |= prepared_texts(encoder, kind, {item: texts[item]})
-        return made
+    made: dict[Item, Any] = {}
+    for item in good:
+        made |= prepared_texts(encoder, kind, {item: texts[item]})
+    return made
 
 
 def refuse(item: Item, error: Exception, journal: EmbeddingJournal, options: Options) -> None:

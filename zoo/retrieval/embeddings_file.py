@@ -93,12 +93,12 @@ class Embeddings:
         return self.vectors.shape[1]
 
     def path(self, row: int) -> Path | None:
-        """The file that a row is of; None of a text that was given as it is."""
+        """The file that a row is of; None of a text or SMILES string that was given as it is."""
         item = self.items[row]
         if MODALITIES[item.kind].records is not None:
             file, _ = split_name(item.name)
             return None if not file else self.folder / file if self.folder else Path(file)
-        if item.kind == "text" and file_modality(item.name) != "text":
+        if MODALITIES[item.kind].strings and file_modality(item.name, [item.kind]) != item.kind:
             return None
         return self.folder / item.name if self.folder else Path(item.name)
 

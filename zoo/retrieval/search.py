@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.checkpoints.load import load
-from zoo.preprocessing.modality import NAMES, item_modality
+from zoo.preprocessing.modality import MODALITIES, NAMES, file_modality, item_modality
 from zoo.retrieval.embed import embed
 from zoo.retrieval.embeddings_file import Embeddings
 from zoo.retrieval.encode import Encoder, fingerprint
@@ -149,11 +149,16 @@ def vector_of(query: Any, encoder: Encoder | None, found: Embeddings) -> Tensor:
     if isinstance(query, Tensor) and query.ndim == 1:
         return F.normalize(query.detach().float().cpu()[None], dim=-1)
     assert encoder is not None
-    kind = item_modality(query)
+    kind = (file_modality(query, encoder.modalities) if isinstance(query, str | Path) else "") or item_modality(query)
     kind = encoder.string_modality if kind == "text" and isinstance(query, str) else kind
     encoder.need(kind, f"a query by {kind}")
-    if kind == "text" and isinstance(query, Path):
-        query = query.read_text(encoding="utf-8")
+    record = MODALITIES[kind]
+    # a string that ends like a text file is a text
+    is_file = isinstance(query, Path) or (
+        isinstance(query, str) and kind != "text" and file_modality(query, [kind]) == kind
+    )
+    if record.strings and record.records is None and is_file:
+        query = record.load(Path(query))
     return encoder.vectors(kind, [query])
 
 
