@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_text_models import PIXELS, TEXT, small_bridge
 from peers import randomize
 
 import zoo
@@ -178,6 +179,41 @@ def test_modalities_and_outputs(case: str) -> None:
         if found.completeness is not None:
             assert found.completeness.is_met
     assert model.training == before and len(found.targets) == 1
+
+
+@pytest.mark.parametrize("name", ["llava_nano", "paligemma_nano", "idefics_nano", "gemma3_vision_nano"])
+def test_patches_and_words_of_a_prompt(name: str) -> None:
+    model = small_bridge(name)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    marked = f"{model.preprocess.token} {TEXT}"
+    batch = dict(
+        model.preprocess(text=[marked, f"{model.preprocess.token} a red frog"], images=[PIXELS, PIXELS.flip(1)])
+    )
+    found = zoo.attribute(model, batch, [5, 7], tolerance=0.05)
+    assert found.completeness.is_met and list(found.scores) == ["image", "text"]
+    inside = batch["input_ids"] == model.config.image_token_id
+    assert bool((found["image"] != 0).any(1).all()) and not found["text"][inside].any()
+    assert bool((found["text"] != 0).any(1).all()) and found["image"].shape == (2, 16)
+    alone = zoo.attribute(model, model.preprocess(text=marked, images=[PIXELS]), 5, tolerance=0.05)
+    torch.testing.assert_close(alone["image"], found["image"][:1], rtol=0.02, atol=1e-3)
+    if name in ("idefics_nano", "gemma3_vision_nano"):
+        with pytest.raises(ValueError, match="does not read the patches of an image as tokens of their own"):
+            zoo.attribute(model, batch, method="attention")
+        return
+    with zoo.capture(model, layers="text.blocks.*.mixer", reduce=lambda w: w.mean(1)) as maps, torch.no_grad():
+        model(**batch)
+    last = batch["attention_mask"].sum(1) - 1
+    mean = torch.stack(list(maps.values())).mean(0)[[0, 1], last]
+    attention = zoo.attribute(model, batch, method="attention")
+    torch.testing.assert_close(attention["image"], mean[inside].view(2, 16))
+    torch.testing.assert_close(attention["text"], mean.masked_fill(inside, 0))
+    zoo.attribute(model, batch, method="attention_x_gradient"), zoo.attribute(model, batch, method="rollout")
+    two = model.preprocess(text=f"{marked} {model.preprocess.token}", images=[PIXELS, PIXELS])
+    with pytest.raises(ValueError, match="expected one in each text, of 16 tokens"):
+        zoo.attribute(model, two)
+    assert list(zoo.attribute(model, dict(model.preprocess(text=TEXT)), tolerance=0.05).scores) == ["text"]
 
 
 def test_bf16(bert: Any) -> None:

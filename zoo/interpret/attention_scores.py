@@ -19,6 +19,7 @@ from zoo.interpret.gradient_maps import gradient_maps
 from zoo.interpret.hooks import attached, stacks
 from zoo.interpret.scored_inputs import Part, ScoredInputs
 from zoo.interpret.select_layers import find_layers
+from zoo.models.bridge.model import Bridge
 from zoo.models.clip_text.model import ClipText
 from zoo.models.contrast.model import Contrastive
 from zoo.models.encoder_decoder import EncoderDecoder
@@ -44,17 +45,24 @@ def attention_scores(inputs: ScoredInputs, target: Target, method: str, rows: Te
     if is_pair and method == "gradient_rollout":
         raise ValueError("method='gradient_rollout' is for models of one stack: expected 'attention_x_gradient' or "
                          "'rollout' for an encoder-decoder")  # fmt: skip
-    layers = {part.name: f"{part.path}blocks.*.mixer" for part in inputs.parts.values()}
+    among = [part for part in inputs.parts.values() if part.places is not None]  # patches that a text decoder reads
+    parts = [part for part in inputs.parts.values() if part.places is None]
+    if isinstance(inputs.model, Bridge) and len(parts) > 1:
+        raise ValueError(
+            f"method={method!r}: the decoder of {type(inputs.model).__name__} does not read the patches of an image as "
+            "tokens of their own: expected method='integrated_gradients' or 'input_x_gradient'"
+        )
+    layers = {part.name: f"{part.path}blocks.*.mixer" for part in parts}
     crosses = ["decoder.blocks.*.cross"] if is_pair and "target" in inputs.parts else []
     names = {name: layer_names(inputs.model, pattern, method) for name, pattern in layers.items()}
     names["cross"] = [name for pattern in crosses for name in layer_names(inputs.model, pattern, method)]
-    pools = [f"{part.path}head.mixer" for part in inputs.parts.values() if pools_by_attention(inputs, part)]
+    pools = [f"{part.path}head.mixer" for part in parts if pools_by_attention(inputs, part)]
     every = [name for group in names.values() for name in group]
     maps = maps_by_gradient(inputs, target, rows, every) if by_gradient else maps_of(inputs, rows, [*every, *pools])
     if by_gradient and pools and method == "gradient_rollout":
         maps = maps | maps_of(inputs, rows, pools)
     found = {}
-    for part in inputs.parts.values():
+    for part in parts:
         own = {name: maps[name] for name in names[part.name]}
         if part.path == "encoder.":  # the decoder reads it, by cross-attention
             scores = through_cross(target, rows, own, [maps[name] for name in names["cross"]], method)
@@ -65,6 +73,10 @@ def attention_scores(inputs: ScoredInputs, target: Target, method: str, rows: Te
             read = tokens_read(inputs, target, part, rows, width, maps)
             scores = follow(read, own, method)
         found[part.name] = units_of(part, scores)
+    for part in among:
+        assert part.places is not None
+        found[part.name] = found["text"].gather(1, part.places[rows])
+        found["text"] = found["text"].scatter(1, part.places[rows], 0.0)
     return found
 
 

@@ -103,7 +103,8 @@ def attribute(
     """The contribution of each token or patch to the score of one class or output token.
 
     Args:
-        model: A classifier, a language model, a contrastive model or an encoder-decoder, of texts, images or audio.
+        model: A classifier, a language model, a contrastive model or an encoder-decoder, of texts, images or audio; or
+            one that reads an image or a clip among the words of a text (LLaVA, PaliGemma, Idefics), one in each row.
         inputs: What `model.preprocess` takes, one or a list; its keywords in a dict, {"images": ..., "text": ...}; or a
             batch, padded or packed (`zoo.pack`; then each document is a row).
         target: A class by its name or number, a token by its text or number, or (position, class) for an output at a

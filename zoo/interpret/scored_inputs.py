@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from zoo.inference.probabilities import require_model
 from zoo.interpret.hooks import attached, eager_mode, unwrap
 from zoo.interpret.token_texts import token_texts
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
 from zoo.models.contrast.model import Contrastive
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.eval_mode import eval_mode
@@ -41,7 +42,8 @@ class Part:
     input and of its attention mask in a batch (None: the model takes no mask). path: what the names of its blocks begin
     with, such as "text.". keep [B, n]: False for padding. fixed [B, n]: special tokens, which are not changed.
     words: the embedding of tokens. cells: of other inputs, the unit of each number, in the shape of a row without
-    channels. grid: (rows, columns) of patches. labels: the texts of tokens.
+    channels. grid: (rows, columns) of patches. labels: the texts of tokens. places [B, n]: of patches that a decoder
+    reads among the words of a text, where they stand there.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Part:
     cells: Tensor | None = None
     grid: tuple[int, int] | None = None
     labels: Sequence[Sequence[str]] | None = None
+    places: Tensor | None = None
 
     @property
     def free(self) -> Tensor:
@@ -147,6 +150,8 @@ def scored_inputs(model: Any, inputs: Any) -> ScoredInputs:
                          "that it was made from")  # fmt: skip
     batch = with_decoder_start(model, as_batch(model, inputs))
     if (documents := batch.pop("document_ids", None)) is not None:
+        if isinstance(model, Bridge) and reads_items(model, batch):
+            raise ValueError("document_ids: texts with images are scored in a row for each, not packed")
         packed = PackedDocuments.of(documents)
         batch = {name: packed.take(x) for name, x in batch.items() if name != "lengths"}
         batch["attention_mask"] = packed.keep.long()
@@ -204,6 +209,8 @@ def find_parts(model: Model, batch: Mapping[str, Tensor]) -> list[Part]:
                              f"{' and '.join(present) or 'none'}: pass {{'images': [...], 'text': [...]}}")  # fmt: skip
         return [part_of(model.tower(name), f"{name}.", model.tower_inputs(name), batch, tokenizer_of(model))
                 for name in present]  # fmt: skip
+    if isinstance(model, Bridge):
+        return parts_of_bridge(model, batch)
     if isinstance(model, EncoderDecoder):
         prefix = model.decoder_prefix
         decoder = {own: taken for own in ("input_ids", "attention_mask") if (taken := f"{prefix}{own}") in model.inputs}
@@ -217,8 +224,36 @@ def find_parts(model: Model, batch: Mapping[str, Tensor]) -> list[Part]:
         return parts
     if isinstance(model, TowersModel):
         raise ValueError(f"{type(model).__name__} reads several inputs as one sequence, which is not scored: expected "
-                         "a model of one input, a contrastive model or an encoder-decoder")  # fmt: skip
+                         "a model of one input, a contrastive model, an encoder-decoder or one that reads images among "
+                         "the words of a text")  # fmt: skip
     return [part_of(model, "", {name: name for name in model.inputs}, batch, tokenizer_of(model))]
+
+
+def parts_of_bridge(model: Bridge, batch: Mapping[str, Tensor]) -> list[Part]:
+    """The image or clip of each row, and its text. Raises ValueError for rows without one, or with several."""
+    c, name = model.config, model.config.encoder
+    text = part_of(model.text, "text.", {own: own for own in ("input_ids", "attention_mask")}, batch,
+                   tokenizer_of(model))  # fmt: skip
+    inside = batch["input_ids"] == (-1 if c.feature_token_id is None else c.feature_token_id)
+    text.fixed.logical_or_(inside)  # the features stand there
+    if not reads_items(model, batch):
+        return [text]
+    part = part_of(model.encoder, f"{name}.", model.tower_inputs(name), batch, None)
+    counts = inside.sum(1)
+    number = c.tokens_per_item or int(counts[0])
+    if len(part.keep) != len(inside) or (c.feature_token_id is not None and bool((counts != number).any())):
+        raise ValueError(
+            f"{len(inside)} texts with {counts.tolist()} tokens of {MODALITIES[name].plural}, and {len(part.keep)} of "
+            f"these: expected one in each text, of {number} tokens"
+        )
+    if c.by == "projector" and number == part.keep.shape[1]:
+        part = replace(part, places=inside.nonzero()[:, 1].view(len(inside), -1))
+    return [part, text]
+
+
+def reads_items(model: Bridge, batch: Mapping[str, Any]) -> bool:
+    """Whether a batch has images or clips."""
+    return any(name in batch for name in MODALITIES[model.config.encoder].main_inputs)
 
 
 def tokenizer_of(model: Any) -> TextProcessor | None:
