@@ -198,6 +198,21 @@ def test_patches_and_words_of_a_prompt(name: str) -> None:
     assert bool((found["text"] != 0).any(1).all()) and found["image"].shape == (2, 16)
     alone = zoo.attribute(model, model.preprocess(text=marked, images=[PIXELS]), 5, tolerance=0.05)
     torch.testing.assert_close(alone["image"], found["image"][:1], rtol=0.02, atol=1e-3)
+    prompt = dict(model.preprocess(text=marked, images=[PIXELS]))
+    answered = zoo.attribute(model, prompt, " red bird", "input_x_gradient")
+    length, ids = prompt["input_ids"].shape[1], model.preprocess.text.backend.encode(" red bird").ids
+    longer = {key: torch.cat([x, torch.ones_like(x[:, :1])], 1) for key, x in prompt.items() if x.ndim == 2}
+    longer |= {
+        "input_ids": torch.cat([prompt["input_ids"], torch.tensor([ids[:1]])], 1),
+        "pixel_values": prompt["pixel_values"],
+    }
+    if name == "gemma3_vision_nano":
+        longer.pop("token_type_ids", None)
+    each = [zoo.attribute(model, longer, (length - 1 + i, token), "input_x_gradient") for i, token in enumerate(ids)]
+    with pytest.raises(ValueError, match="has 2 tokens, which follow the input: expected inputs without padding"):
+        zoo.attribute(model, batch, " red bird")
+    assert len(ids) == 2 and answered.targets == [" red bird"]
+    torch.testing.assert_close(answered["image"], each[0]["image"] + each[1]["image"], rtol=1e-3, atol=1e-6)
     if name in ("idefics_nano", "gemma3_vision_nano"):
         with pytest.raises(ValueError, match="does not read the patches of an image as tokens of their own"):
             zoo.attribute(model, batch, method="attention")

@@ -132,7 +132,8 @@ def tokens_read(
     """How much each of the N = `width` tokens of a stack is read by the output layer, [R, N]; each row sums to 1."""
     line = torch.arange(width, device=rows.device)
     if target.positions is not None:
-        return (line == target.positions[rows][:, None]).float()
+        places = target.positions[rows].view(len(rows), -1)  # several of an answer
+        return (line == places[..., None]).float().mean(1)
     tower = tower_of(inputs, part)
     head, mode = tower.head, None
     first = torch.zeros(len(rows), width, device=rows.device)

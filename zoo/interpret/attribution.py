@@ -24,7 +24,7 @@ from zoo.interpret.attribution_gradients import (
     input_x_gradient,
     integrated_gradients,
 )
-from zoo.interpret.attribution_target import Target, find_target
+from zoo.interpret.attribution_target import Target, find_target, with_answer
 from zoo.interpret.plot_attribution import plot_attribution
 from zoo.interpret.replacements import choices
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
@@ -108,8 +108,10 @@ def attribute(
         inputs: What `model.preprocess` takes, one or a list; its keywords in a dict, {"images": ..., "text": ...}; or a
             batch, padded or packed (`zoo.pack`; then each document is a row).
         target: A class by its name or number, a token by its text or number, or (position, class) for an output at a
-            token; a list has one for each row. None: the most probable class, or the most probable token after the
-            last one or at the mask. The score of a contrastive model is the similarity of its two inputs.
+            token; a list has one for each row. Of a decoder also an answer, a text of several tokens that follows the
+            input: the score is the sum of theirs, and the answer itself has none. None: the most probable class, or the
+            most probable token after the last one or at the mask. The score of a contrastive model is the similarity of
+            its two inputs.
         method: "integrated_gradients" (Sundararajan et al. 2017); "input_x_gradient"; "attention", from the tokens that
             the output layer reads, the mean over heads and layers; "rollout" (Abnar and Zuidema 2020);
             "attention_x_gradient", the mean over heads and layers of the positive products of weights and their
@@ -129,7 +131,11 @@ def attribute(
     """
     size = checked_batch_size(method, batch_size, tolerance, options)
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)
-    chosen = target if isinstance(target, Target) else find_target(found, target, size)
+    answered = with_answer(found, target)
+    if answered is not None:
+        found, chosen = answered
+    else:
+        chosen = target if isinstance(target, Target) else find_target(found, target, size)
     starts = baselines(found, baseline)
     completeness = None
     with torch.inference_mode(False):  # a caller may be in it, where there are no gradients

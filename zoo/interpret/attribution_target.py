@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from zoo.inference.probabilities import activated
-from zoo.interpret.scored_inputs import ScoredInputs, tokenizer_of
+from zoo.interpret.scored_inputs import ScoredInputs, find_parts, tokenizer_of
 from zoo.interpret.token_texts import token_texts
 from zoo.models.contrast.model import ContrastiveOutput
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.paligemma.model import PaliGemma
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """The classes [B] of outputs [B, C], or at `positions` [B] of outputs [B, N, C]; both None for similarities.
 
-    labels: their names.
+    Of an answer they are its tokens and their places [B, A], and the score is the sum over these. labels: their names.
     """
 
     classes: Tensor | None
@@ -31,7 +32,9 @@ class Target:
         if self.classes is None:
             scores: Tensor = output.logit_scale * similarities(output)
             return scores if output.logit_bias is None else scores + output.logit_bias
-        return self.of_rows(output, rows).gather(1, self.classes[rows][:, None])[:, 0]
+        classes, found = self.classes[rows], self.of_rows(output, rows)
+        chosen = found.gather(-1, classes[..., None])[..., 0]
+        return chosen if classes.ndim == 1 else chosen.sum(1)
 
     def probabilities(self, model: Any, output: Any, rows: Tensor) -> Tensor:
         """The probabilities [R], float32: the values of a regression, and cosine similarities, as they are."""
@@ -45,7 +48,9 @@ class Target:
         """The outputs [R, C] of the classes; with head="qa", over all tokens as the classes."""
         if self.positions is None:
             return output
-        return output[torch.arange(len(output), device=output.device), self.positions[rows]]
+        positions = self.positions[rows]
+        line = torch.arange(len(output), device=output.device)
+        return output[line if positions.ndim == 1 else line[:, None], positions]
 
 
 def similarities(output: ContrastiveOutput) -> Tensor:
@@ -79,6 +84,38 @@ def find_target(inputs: ScoredInputs, target: Any, batch_size: int) -> Target:
         torch.cat(positions) if positions else None,
         [label for one in found for label in one.labels],
     )
+
+
+def with_answer(inputs: ScoredInputs, target: Any) -> tuple[ScoredInputs, Target] | None:
+    """The inputs followed by an answer, a text of several tokens, and these tokens as the target; None for what is not
+    an answer of a decoder.
+
+    Raises: ValueError for inputs with padding, behind which nothing follows.
+    """
+    model, tokenizer = inputs.model, tokenizer_of(inputs.model)
+    is_decoder = model.config.head == "lm" and not isinstance(model, EncoderDecoder)
+    if not isinstance(target, str) or tokenizer is None or not is_decoder:
+        return None
+    ids: list[int] = tokenizer.backend.encode(target, add_special_tokens=False).ids
+    if len(ids) < 2 or tokenizer.backend.token_to_id(target) is not None:
+        return None
+    keep = list(inputs.parts.values())[-1].keep
+    if not bool(keep.all()):
+        raise ValueError(f"target={target!r} has {len(ids)} tokens, which follow the input: expected inputs without "
+                         "padding, such as one at a time")  # fmt: skip
+    rows, length = keep.shape
+    answer = torch.tensor(ids, device=keep.device).expand(rows, -1)
+    batch = dict(inputs.batch) | {"input_ids": torch.cat([inputs.batch["input_ids"], answer[:, :-1]], 1)}
+    for name in ("attention_mask", "token_type_ids", "image_attention_mask"):
+        if name in batch:
+            last = batch[name][:, -1:]
+            if name == "token_type_ids" and isinstance(model, PaliGemma):
+                last = torch.ones_like(last)
+            batch[name] = torch.cat([batch[name], last.repeat_interleave(len(ids) - 1, 1)], 1)
+    parts = {part.name: part for part in find_parts(model, batch)}
+    list(parts.values())[-1].fixed[:, length:] = True
+    places = torch.arange(length - 1, length - 1 + len(ids), device=keep.device).expand(rows, -1)
+    return ScoredInputs(model, batch, parts), Target(answer, places, [target] * rows)
 
 
 def target_of_rows(inputs: ScoredInputs, rows: Tensor, given: Sequence[Any]) -> Target:

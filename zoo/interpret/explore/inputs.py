@@ -306,8 +306,10 @@ def of_bridge(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 def of_connector(config: Any, fields: Positions) -> dict[str, Positions]:
     """The features that gated cross-attention reads, and the queries and keys of a resampler."""
+    if config.by == "projector":
+        return {}
     features = Positions(fields.parts[-1:]) if config.drop_prefix else fields
-    if config.resampler_tokens is None or config.by == "projector":
+    if config.resampler_tokens is None:
         return {"features": features}
     latents = numbered(config.resampler_tokens, "latent")
     path = "connector" if config.by == "cross" else "connector.resampler"

@@ -24,7 +24,7 @@ MAX_POSITIONS = 2048  # of a side of a map
 MAX_BYTES = 60e6  # of the maps of one model
 BYTES_PER_KEY = 1.9 * 4 / 3  # about 1.9 bytes for a key and its weight when compressed, and 4/3 as many in base64
 CROSS_QUERIES = {"gated_cross": "text"}  # whose positions the queries of cross-attention are, if not of its own tower
-CROSS_KEYS = {"decoder": "encoder", "gated_cross": "features"}  # whose positions its keys are, if there are no features
+CROSS_KEYS = {"decoder": "encoder"}  # whose positions its keys are, if there are no "features"
 # Layers of an Evoformer, whose maps are those of the first row of what they attend within: (its positions, a name).
 FIRST_ROWS = {
     "row_attention.attention": ("residues", "residues, of the query"),
