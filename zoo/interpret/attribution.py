@@ -24,7 +24,7 @@ from zoo.interpret.attribution_gradients import (
     input_x_gradient,
     integrated_gradients,
 )
-from zoo.interpret.attribution_target import Target, find_target, with_answer
+from zoo.interpret.attribution_target import inputs_and_target
 from zoo.interpret.plot_attribution import plot_attribution
 from zoo.interpret.replacements import choices
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
@@ -131,11 +131,7 @@ def attribute(
     """
     size = checked_batch_size(method, batch_size, tolerance, options)
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)
-    answered = with_answer(found, target)
-    if answered is not None:
-        found, chosen = answered
-    else:
-        chosen = target if isinstance(target, Target) else find_target(found, target, size)
+    found, chosen = inputs_and_target(found, target, size)
     starts = baselines(found, baseline)
     completeness = None
     with torch.inference_mode(False):  # a caller may be in it, where there are no gradients

@@ -86,6 +86,13 @@ def find_target(inputs: ScoredInputs, target: Any, batch_size: int) -> Target:
     )
 
 
+def inputs_and_target(inputs: ScoredInputs, target: Any, batch_size: int) -> tuple[ScoredInputs, Target]:
+    """The inputs, followed by the answer if the target is one, and the target; see `find_target`."""
+    if isinstance(target, Target):
+        return inputs, target
+    return with_answer(inputs, target) or (inputs, find_target(inputs, target, batch_size))
+
+
 def with_answer(inputs: ScoredInputs, target: Any) -> tuple[ScoredInputs, Target] | None:
     """The inputs followed by an answer, a text of several tokens, and these tokens as the target; None for what is not
     an answer of a decoder.
