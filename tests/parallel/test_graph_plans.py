@@ -48,7 +48,8 @@ def gradients(model: Any, items: list[Graph], nodes: slice = slice(None)) -> dic
 def differences(rank: int, plan: Plan, names: tuple[str, ...]) -> dict[str, float]:
     """{model: the largest difference of a gradient, relative to the largest of one process}."""
     warnings.simplefilter("ignore")
-    mesh, found = plan.mesh("cpu"), {}
+    mesh = plan.mesh("cpu")
+    found: dict[str, float] = {}
     part = batch_mesh(mesh).get_local_rank()
     for name in names:
         options, items = MODELS[name], graphs(MODELS[name].get("edge_dim"))
