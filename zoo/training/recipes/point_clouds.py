@@ -89,13 +89,15 @@ def plot_predictions(run: Run, task: Any, result: Result) -> "Figure | None":
 
 
 def plot_segments(run: Run, task: Any, result: Result) -> "Figure | None":
-    """Test clouds with the true classes of their points above, and below those that the model predicts."""
+    """Some test clouds, of different objects as far as their classes show it: the true classes of their points above,
+    and below those that the model predicts."""
     data: Any = getattr(task.trainer, "datamodule", None)
     if not isinstance(data, PointCloudDataModule):
         return None
     import matplotlib.pyplot as plt
 
-    rows = list(range(min(COLUMNS, len(data.test))))
+    objects = torch.stack([cloud[:, -1].max() for cloud in data.test.clouds])
+    rows = balanced_rows(objects, min(COLUMNS, len(data.test)), data.seed).tolist()
     batch, outputs = _outputs(task, data, rows)
     colors = plt.get_cmap("tab20" if len(data.classes) <= 20 else "gist_ncar")
     counts = batch["labeled"].sum(1).tolist()
@@ -107,9 +109,9 @@ def plot_segments(run: Run, task: Any, result: Result) -> "Figure | None":
             values = classes.float() / max(1, len(data.classes) - 1)
             _scatter(axis, cloud, c=colors(values.numpy()))
         shown |= set(labels.tolist()) | set(found.tolist())
-        axes[place].set_title("true", fontsize=9)
+        axes[place].set_title("true", fontsize=9, y=0.95)
         right = (labels == found).float().mean()
-        axes[place + len(rows)].set_title(f"predicted ({right:.0%} right)", fontsize=9)
+        axes[place + len(rows)].set_title(f"predicted ({right:.0%} right)", fontsize=9, y=0.95)
     marks = [plt.Line2D([], [], marker="o", linestyle="", color=colors(i / max(1, len(data.classes) - 1)))
              for i in sorted(shown)]  # fmt: skip
     figure.legend(marks, [data.classes[i] for i in sorted(shown)], loc="outside lower center", ncols=6, fontsize=8)
