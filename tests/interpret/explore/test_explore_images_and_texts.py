@@ -39,7 +39,6 @@ def test_words_and_image_tokens_of_one_stack(name: str, start: list[str], places
     assert groups(read) == groups(given) == groups(made)
     maps = [re.findall(r'id="block-\d+">(.*?)</script>', page.html) for page in (read, given, made)]
     assert maps[0] == maps[1] != maps[2]  # the same tokens, and those that the model makes
-    assert zoo.explore(model, TEXT).html == made.html
 
 
 @pytest.mark.parametrize("name", GRIDS)
