@@ -14,8 +14,9 @@ import torch
 from _measure import options, paired, record, status_bytes
 from torch import Tensor, nn
 
-from zoo.models.gat.model import GraphAttention
-from zoo.nn import Context, CoreSpec, GraphMask, initialize
+from zoo.models.gat.layer import GraphAttention
+from zoo.models.gat.model import GATConfig
+from zoo.nn import Context, GraphMask, initialize
 
 
 def peer_and_ours(kind: str, width: int, heads: int) -> tuple[nn.Module, GraphAttention]:
@@ -24,10 +25,11 @@ def peer_and_ours(kind: str, width: int, heads: int) -> tuple[nn.Module, GraphAt
 
     torch.manual_seed(0)
     peer = (GATConv if kind == "gat" else GATv2Conv)(width, width // heads, heads=heads)
-    ours = GraphAttention(width, CoreSpec(heads, heads, width // heads), kind, shared=kind == "gat")
+    ours = GraphAttention(GATConfig(width=width, heads=heads, attention=kind, shared=kind == "gat"), 0, width)
     initialize(ours, 0)
     weights = peer.state_dict()
     with torch.no_grad():
+        assert ours.out.bias is not None
         ours.out.bias.copy_(weights["bias"])
         if kind == "gat":
             ours.k.weight.copy_(weights["lin.weight"])

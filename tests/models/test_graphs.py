@@ -21,7 +21,8 @@ SMALL = dict(in_features=5, num_classes=3, width=16, heads=4, depth=2, dropout=0
 
 def small(name: str, **options: Any) -> zoo.Model:
     own = family(name)
-    more = {"edge_dim": 3} if name == "graph_transformer" else {}
+    reads_edges = name == "graph_transformer" or options.get("attention", "gat") in ("softmax", "gat", "gatv2")
+    more = {"edge_dim": 3} if reads_edges else {}
     return zoo.create_model(next(iter(own.variants)), seed=0, **SMALL | more | options).eval()
 
 
@@ -112,9 +113,49 @@ def test_layers_and_nodes_without_edges(name: str) -> None:
     last, (low, high) = model.encode(**batch, layers=[0, -1])
     assert torch.equal(last, model(**batch)) and low.shape == high.shape == last.shape
     bare = {"node_features": batch["node_features"]}
-    if "edge_features" in batch:
-        bare |= {"edge_index": batch["edge_index"][:, :0], "edge_features": batch["edge_features"][:0]}
-    assert model(**bare).isfinite().all()
+    y = model(**bare)
+    none = {"edge_index": batch["edge_index"][:, :0], "edge_features": batch["edge_features"][:0]}
+    assert y.isfinite().all() and torch.equal(model(**bare, **none), y)
+    graphs = [zoo.Graph(batch["node_features"], []), zoo.Graph(batch["node_features"][:2], [[0], [1]], [[1.0, 2, 3]])]
+    close(model(**model.default_preprocess()(graphs))[:16], y)
+
+
+@torch.no_grad()
+def test_a_node_without_edges_and_self_loops_has_its_own_projection_alone() -> None:
+    model = small("gat", add_self_loops=False, root_weight=True, act="tanh")
+    batch = example_batch(model)
+    root = model.blocks[0].mixer.root
+    x = batch["node_features"]
+    _, (first,) = model.encode(x, layers=[0])
+    close(first, root(x).tanh())
+    with pytest.raises(ValueError, match=r"beta=True weighs .* set root_weight=True"):
+        small("gat", beta=True)
+
+
+@pytest.mark.parametrize("kind", ["gat", "gatv2", "softmax"])
+@torch.no_grad()
+def test_captured_maps_have_the_features_of_the_edges(kind: str) -> None:
+    model = small("gat", attention=kind, value_proj=kind == "softmax").double()
+    batch = {name: x.double() if x.is_floating_point() else x for name, x in example_batch(model).items()}
+    found = []
+    for scale in (1, 2):
+        with zoo.capture(model) as maps:
+            model(**batch | {"edge_features": scale * batch["edge_features"]})
+        found.append(maps["blocks.0.mixer"])
+        assert found[-1].shape == (1, 4, 16, 16) and (found[-1].sum(-1) - 1).abs().max() <= 1e-12
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    with zoo.capture(model, layers="blocks.0*", rows=[0], heads=[2]) as some:
+        model(**batch)
+    close(some["blocks.0.mixer"], found[0][:, 2:3])
+    if kind == "softmax":
+        edit = {"blocks.0.mixer": zoo.ablate(what="attention", heads=[1])}
+        with pytest.raises(ValueError, match="adds edge features to the values"), zoo.intervene(model, edit):
+            model(**batch)
+
+
+def test_kinds_that_read_no_features_of_edges_are_named() -> None:
+    with pytest.raises(ValueError, match="attention='additive' reads no features of edges: choose 'softmax'"):
+        small("gat", attention="additive", edge_dim=3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -130,7 +171,7 @@ def test_layers_and_nodes_without_edges(name: str) -> None:
     ],
 )
 def test_bad_input(name: str, change: dict[str, Tensor], message: str) -> None:
-    model = small(name, head="classify", **({"edge_dim": None} if name == "graph_transformer" else {}))
+    model = small(name, head="classify", edge_dim=None)
     with pytest.raises(ValueError, match=message):
         model(**example_batch(model) | change)
 
@@ -156,39 +197,14 @@ def test_residual_layers_of_gat_add_their_input() -> None:
         assert torch.equal(residual(**batch), plain(**batch))
 
 
-def test_edge_features_that_are_missing_or_too_many() -> None:
-    model = small("graph_transformer")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_edge_features_that_are_missing_or_too_many(name: str) -> None:
+    model = small(name)
     batch = example_batch(model)
     with pytest.raises(ValueError, match=r"edge_features is missing: expected \[E, 3\]"):
         model(batch["node_features"], batch["edge_index"])
     with pytest.raises(ValueError, match="was made without: set edge_dim=3"):
-        small("graph_transformer", edge_dim=None)(**batch)
-
-
-@pytest.mark.parametrize("version", ["gat", "gatv2"])
-@torch.no_grad()
-def test_the_network_of_the_paper_as_torch_geometric_computes_it(version: str) -> None:
-    """Two layers: heads side by side and ELU, then heads averaged."""
-    layers: Any = pytest.importorskip("torch_geometric.nn")
-    conv = layers.GATConv if version == "gat" else layers.GATv2Conv
-    first, second = conv(5, 4, heads=4).double(), conv(16, 3, heads=2, concat=False).double()
-    model = small("gat", depth=1, head_heads=2, attention=version, shared=version == "gat").double()
-    generator = torch.Generator().manual_seed(3)
-    for p in model.parameters():
-        p.copy_(torch.randn(p.shape, generator=generator))
-    names = {"core.source": "att_src", "core.target": "att_dst", "core.a": "att", "out.bias": "bias"}
-    names |= {"k.weight": "lin.weight"} if version == "gat" else {
-        f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in (("k", "lin_l"), ("q", "lin_r")) for part in
-        ("weight", "bias")}  # fmt: skip
-    for layer, mixer in ((first, model.blocks[0].mixer), (second, model.head.mixer)):
-        own = dict(mixer.named_parameters())
-        assert own.keys() == names.keys() & own.keys() and len(own) == len(layer.state_dict())
-        for ours, p in own.items():
-            layer.state_dict()[names[ours]].copy_(p.view_as(layer.state_dict()[names[ours]]))
-    batch = example_batch(model)
-    x, edges = batch["node_features"].double(), batch["edge_index"]
-    expected = second(torch.nn.functional.elu(first(x, edges)), edges)
-    assert (model(x, edges) - expected).abs().max() <= 1e-10
+        small(name, edge_dim=None)(**batch)
 
 
 def test_shortest_paths() -> None:
@@ -226,7 +242,7 @@ def test_attention_to_all_nodes_with_a_bias_of_the_shortest_paths(edge_dim: int 
 @pytest.mark.parametrize("head", ["token", None])
 def test_hops_are_how_far_a_node_looks(name: str, head: str | None) -> None:
     path = torch.stack([torch.arange(9), torch.arange(1, 10)])  # each node attends to the one before it
-    for edge_dim in (None, 2) if name == "graph_transformer" else (None,):
+    for edge_dim in (None, 2):
         model = small(name, head=head, edge_dim=edge_dim)
         inputs = [torch.randn(10, 5, requires_grad=True)]
         inputs += [torch.randn(9, edge_dim, requires_grad=True)] if edge_dim else []

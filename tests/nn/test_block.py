@@ -94,6 +94,7 @@ def test_mlp(act, gated):
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+        "elu": F.elu,
         "relu": F.relu,
         "silu": F.silu,
         "tanh": torch.tanh,

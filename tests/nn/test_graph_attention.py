@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.nn import GraphMask, TensorBias
 from zoo.nn.core import CORES, CoreSpec
-from zoo.nn.graph_mask import EdgeBias
+from zoo.nn.graph_mask import EdgeBias, EdgeInputs
 from zoo.nn.init import initialize
 
 NODES, KINDS = 70, ("softmax", "gat", "gatv2")
@@ -105,11 +105,16 @@ def test_layers_of_torch_geometric(version: str, edge_dim: int | None) -> None:
     q = k if version == "gat" else heads(layer.lin_r(x))
     mask = GraphMask(edges, NODES)
     keys = None if attributes is None else layer.lin_edge(mask.align(attributes)).view(-1, 4, 5)
-    ours = core(q, k, k, mask) if keys is None else core.with_edge_features(q, k, k, mask, keys)
+    more = {} if keys is None else {"edge_inputs": EdgeInputs(mask, keys)}
+    ours = core(q, k, k, mask, **more)
     assert (ours.transpose(1, 2).reshape(NODES, 20) + layer.bias - theirs).abs().max() <= 1e-10
     weights, order = core.weights_of_edges(q, k, mask, None, keys), (their_edges[1] * NODES + their_edges[0]).argsort()
     assert torch.equal(mask.edge_index, their_edges[:, order])
     assert (weights - their_weights[order]).abs().max() <= 1e-12
+    assert (core.maps(q, k, mask, **more) @ k - ours).abs().max() <= 1e-12
+    if more:
+        with pytest.raises(ValueError, match="features of edges need their own graph of 70 nodes"):
+            core(q, k, k, GraphMask(edges, NODES), **more)
 
 
 def test_attention_over_edges_is_initialized_by_the_seed() -> None:

@@ -117,6 +117,11 @@ class MapCalls(CoreCalls):
                 f"{self.name} has global tokens, whose weights multiply values of their own, so its map cannot be "
                 "edited; edit its head outputs"
             )
+        if self.recomputed and getattr(extra.get("edge_inputs"), "values", None) is not None:
+            raise ValueError(
+                f"{self.name} adds edge features to the values, so its output is not the map times the values of "
+                "nodes, and its map cannot be edited; edit its head outputs"
+            )
         if groups is None or groups.starts is None:
             self.take_part(q, k, mask, bias, extra)
             return

@@ -24,7 +24,7 @@ from zoo.nn.sparse_attention import (
     StridedAttention,
 )
 
-EXTRA = ("gates", "global_inputs")  # what some cores take beside queries, keys, mask and bias
+EXTRA = ("gates", "global_inputs", "edge_inputs")  # what some cores take beside queries, keys, mask and bias
 NOTHING: Mapping[str, Any] = {}
 SLICE_ENTRIES = 1 << 17  # of a map that is computed at once, where heads are independent
 # Cores with independent heads, and their parameters with a row per head: heads are selected before maps are computed.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,16 @@ GraphPoolingMode = Literal["mean", "sum"]
 class GraphConfig(Config):
     """Base config of families of graphs.
 
-    in_features, edge_dim: numbers of a node, and of an edge (None: edges have none). num_classes: of head="token" for
-    each node, and of head="classify" for a graph. problem_type: of head="classify", see `ProblemType`. pool: how the
-    nodes of a graph become its features.
+    in_features, edge_dim: numbers of a node, and of an edge (None: edges have none). add_self_loops: whether a node
+    attends to itself, too, by an edge whose features are the mean of those of the others that lead to it. num_classes:
+    of head="token" for each node, and of head="classify" for a graph. problem_type: of head="classify", see
+    `ProblemType`. pool: how the nodes of a graph become its features.
     """
 
     head: str | None = "token"
     in_features: int = 64
     edge_dim: int | None = None
+    add_self_loops: bool = True
     num_classes: int = 7
     problem_type: ProblemType | None = None
     width: int = 64
@@ -41,8 +43,6 @@ class GraphConfig(Config):
     attention_dropout: float = 0.0
     attention: Any = "softmax"
     pool: GraphPoolingMode = "mean"
-
-    takes_edge_features: ClassVar[bool] = True  # False: edge_dim has to be None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +56,7 @@ class GraphModel(Model):
     The nodes of all graphs of a batch stand one after another, and edges are between their numbers in the batch, from
     sources to targets; graph_sizes has the nodes of each graph, in order (None: one graph). A graph has the same
     outputs in any batch, and nodes in another order have their outputs in that order. Edges are a set: one that is
-    there several times counts once.
+    there several times counts once. Without any edges, edge_features may be missing.
     """
 
     inputs = ("node_features", "edge_index", "edge_features", "graph_sizes")
@@ -95,12 +95,12 @@ class GraphModel(Model):
             found["edge_features"] = batch["edge_features"][inside].repeat(rows, 1)
         return found
 
-    def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
-        """Node features [N, F] -> the input of the blocks [N, D]; edge_features [E', D] in the order of the mask."""
+    def embed(self, node_features: Tensor, graph: GraphMask) -> Tensor:
+        """Node features [N, F] -> the input of the blocks [N, D]."""
         raise NotImplementedError
 
-    def context(self, graph: GraphMask, edge_features: Tensor | None, graph_sizes: Tensor | None) -> Context:
-        """What nodes attend to; edge_features [E', D] in the order of the mask."""
+    def context(self, graph: GraphMask, graph_sizes: Tensor | None) -> Context:
+        """What nodes attend to."""
         return Context(mask=graph)
 
     def encode(
@@ -117,14 +117,9 @@ class GraphModel(Model):
         """Hidden states [N, D] of the nodes. layers: see `Model.encode`. graph: `graph_of` these edges, where it is
         there already."""
         x = self.check_inputs(unknown, node_features)
-        graph = self.graph_of(x, edge_index) if graph is None else graph
+        graph = self.graph_of(x, edge_index, edge_features) if graph is None else graph
         check_sizes(graph_sizes, len(x), edge_index)
-        features = self.aligned(graph, edge_features)
-        hidden = self.blocks(
-            self.embed(x, graph, features)[None],
-            self.context(graph, features, graph_sizes),
-            layers=layers,
-        )
+        hidden = self.blocks(self.embed(x, graph)[None], self.context(graph, graph_sizes), layers=layers)
         if layers is None:
             return hidden[0]
         return hidden[0][0], [each[0] for each in hidden[1]]
@@ -137,7 +132,7 @@ class GraphModel(Model):
         graph_sizes: Tensor | None = None,
         **unknown: Any,
     ) -> Tensor:
-        graph = self.graph_of(self.check_inputs(unknown, node_features), edge_index)
+        graph = self.graph_of(self.check_inputs(unknown, node_features), edge_index, edge_features)
         x = self.encode(node_features, edge_index, edge_features, graph_sizes, graph=graph)
         if self.head is None:
             return x
@@ -150,28 +145,32 @@ class GraphModel(Model):
 
     @torch.compiler.disable(reason="the edges of a graph are sorted and each is counted once: call the model without "
                                    "fullgraph=True")  # fmt: skip
-    def graph_of(self, x: Tensor, edge_index: Tensor | None) -> GraphMask:
-        """The mask of the edges. Raises ValueError for node features and edges of other shapes, and edges to nodes that
-        are not there."""
+    def graph_of(self, x: Tensor, edge_index: Tensor | None, edge_features: Tensor | None) -> GraphMask:
+        """The mask of the edges, with their features. Raises ValueError for node features and edges of other shapes,
+        and edges to nodes that are not there."""
         if x.ndim != 2 or x.shape[1] != self.config.in_features:
             raise ValueError(f"node_features is {list(x.shape)}: expected [N, {self.config.in_features}], the nodes of "
                              "all graphs of the batch")  # fmt: skip
         if edge_index is None:
             edge_index = torch.empty(2, 0, dtype=torch.long, device=x.device)
-        return GraphMask(edge_index, len(x))
+        features = self.features_of(edge_index, edge_features, x)
+        return GraphMask(edge_index, len(x), self.config.add_self_loops, features=features)
 
-    def aligned(self, graph: GraphMask, edge_features: Tensor | None) -> Tensor | None:
-        """Edge features in the order of the mask. Raises ValueError for none or others than `config.edge_dim`."""
+    def features_of(self, edge_index: Tensor, edge_features: Tensor | None, x: Tensor) -> Tensor | None:
+        """The features of the edges, empty ones if there are no edges. Raises ValueError for none or others than
+        `config.edge_dim`."""
         expected = self.config.edge_dim
         if expected is None:
             if edge_features is not None:
                 raise ValueError(f"edge_features is given, and {type(self).__name__} was made without: set edge_dim="
                                  f"{edge_features.shape[-1]}")  # fmt: skip
             return None
+        if edge_features is None and not edge_index.numel():
+            return x.new_zeros(0, expected)
         if edge_features is None or edge_features.ndim != 2 or edge_features.shape[1] != expected:
             found = "missing" if edge_features is None else str(list(edge_features.shape))
             raise ValueError(f"edge_features is {found}: expected [E, {expected}], a row for each edge")
-        return graph.align(edge_features)
+        return edge_features
 
 
 class GraphPooling(nn.Module):

@@ -1,4 +1,5 @@
-"""The scores of graph attention networks: GAT (Velickovic et al. 2018) and GATv2 (Brody et al. 2022).
+"""The scores of graph attention networks: GAT (Velickovic et al. 2018) and GATv2 (Brody et al. 2022), and softmax
+attention with edge features (Shi et al. 2021).
 
 Both are attention kinds like others: they go into any model, with any mask, and where the mask is a graph they compute
 its edges alone.
@@ -12,21 +13,22 @@ from torch import Tensor, nn
 
 from zoo.nn.core import CoreSpec, attention, masked_softmax
 from zoo.nn.edges import Edges, LeakyProducts, PairSums
-from zoo.nn.graph_core import EdgeCore
+from zoo.nn.graph_core import EdgeFeatureCore
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import AnyMask
 from zoo.nn.position_biases import AnyBias
 from zoo.nn.sdpa import repeat_kv
+from zoo.nn.softmax_attention import SoftmaxAttention
 
 SLOPE = 0.2  # of LeakyReLU below zero, in both papers
 
 
 @attention("gat")
-class GATAttention(EdgeCore):
+class GATAttention(EdgeFeatureCore):
     """GAT: the score is LeakyReLU(target . q + source . k), with one vector `target` and `source` for each head.
 
     edges: whether there is a vector `edge` for edge features, whose product with `edge_keys` is added before LeakyReLU.
-    In the paper q = k = v, see `zoo.nn.graph_layer`.
+    In the paper q = k = v.
     """
 
     head_parameters = MappingProxyType({"source": "heads", "target": "heads", "edge": "heads"})
@@ -60,7 +62,7 @@ class GATAttention(EdgeCore):
 
 
 @attention("gatv2")
-class GATv2Attention(EdgeCore):
+class GATv2Attention(EdgeFeatureCore):
     """GATv2: the score is a . LeakyReLU(q + k), with one vector `a` for each head; `edge_keys` are added to k.
 
     Unlike GAT's, the order of the keys can differ between queries.
@@ -86,3 +88,7 @@ class GATv2Attention(EdgeCore):
             return LeakyProducts.apply(q, k, a, edges, SLOPE)
         both = q.transpose(0, 1).index_select(0, edges.target) + k.transpose(0, 1).index_select(0, edges.source)
         return (F.leaky_relu(both + edge_keys, SLOPE) * a).sum(-1)
+
+
+class SoftmaxEdgeAttention(EdgeFeatureCore, SoftmaxAttention):
+    """Softmax attention whose keys, and values, differ between the edges of a node (Shi et al. 2021, equation 3)."""

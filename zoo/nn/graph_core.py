@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import Core
-from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums
-from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
+from zoo.nn.graph_mask import EdgeBias, EdgeInputs, GraphMask
 from zoo.nn.masks import NO_MASK, AnyMask, MaskView
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, Sum, as_bias
 from zoo.nn.sdpa import check_inputs, repeat_kv, soft_capped
@@ -28,19 +28,6 @@ class EdgeCore(Core):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask = None, bias: AnyBias = None) -> Tensor:
         graph = self.sparse_graph(mask, q, k)
         return super().forward(q, k, v, mask, bias) if graph is None else self.attend_edges(q, k, v, graph, bias)
-
-    def with_edge_features(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: AnyMask, edge_keys: Tensor, bias: AnyBias = None
-    ) -> Tensor:
-        """`forward` with edge_keys [E, H, P] that are added to the key of each edge, in the order of
-        `GraphMask.edge_index`; the edges are computed alone. Raises ValueError for a mask that is not a graph alone."""
-        graph = self.graph_alone(mask, q, k)
-        if graph is None:
-            raise ValueError(
-                f"edge features need a zoo.nn.GraphMask of {q.shape[2]} nodes and no other mask, given {mask!r:.200} "
-                f"and the pattern {self.pattern!r:.100}"
-            )
-        return self.attend_edges(q, k, v, graph, bias, edge_keys)
 
     def sparse_graph(self, mask: AnyMask, q: Tensor, k: Tensor) -> GraphMask | None:
         """The graph whose edges are computed alone; None for all pairs."""
@@ -62,16 +49,19 @@ class EdgeCore(Core):
         v: Tensor,
         graph: GraphMask,
         bias: AnyBias = None,
-        edge_keys: Tensor | None = None,
+        edge_inputs: EdgeInputs | None = None,
     ) -> Tensor:
         """The outputs [B, H, N, P] from the edges alone."""
         check_inputs(q, k, v)
         rows, heads = q.shape[:2]
-        weights = self.weights_of_edges(q, k, graph, bias, edge_keys)
+        weights = self.weights_of_edges(q, k, graph, bias, None if edge_inputs is None else edge_inputs.keys)
         if self.dropout:
             weights = F.dropout(weights, self.dropout)
         values = repeat_kv(v, heads).flatten(0, 1).to(weights.dtype)
         y = WeightedSums.apply(weights, values, graph.edges)  # R N P
+        if edge_inputs is not None and edge_inputs.values is not None:
+            parts = weights[..., None] * of_rows(edge_inputs.values, rows).to(weights.dtype)  # E R P
+            y = y + sum_of_edges(parts.flatten(1), graph.edges).unflatten(1, parts.shape[1:]).transpose(0, 1)
         return y.unflatten(0, (rows, heads)).to(v.dtype)
 
     def weights_of_edges(
@@ -94,6 +84,42 @@ class EdgeCore(Core):
             queries = q.transpose(0, 1).index_select(0, edges.target)  # E R P
             scores = scores + (queries * edge_keys).sum(-1) * self.scale
         return soft_capped(scores, self.spec.softcap)
+
+
+class EdgeFeatureCore(EdgeCore):
+    """Base class of the kinds that read features of the edges, which are then computed alone."""
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: AnyMask = None,
+        bias: AnyBias = None,
+        edge_inputs: EdgeInputs | None = None,
+    ) -> Tensor:
+        """`Core.forward`. Raises ValueError for edge_inputs with a mask that is not their graph alone."""
+        if edge_inputs is None:
+            return super().forward(q, k, v, mask, bias)
+        graph = edge_inputs.graph
+        if self.graph_alone(mask, q, k) is not graph:
+            raise ValueError(
+                f"features of edges need their own graph of {q.shape[2]} nodes as the only mask, given {mask!r:.200} "
+                f"and the pattern {self.pattern!r:.100}"
+            )
+        return self.attend_edges(q, k, v, graph, bias, edge_inputs)
+
+    def maps(
+        self, q: Tensor, k: Tensor, mask: AnyMask = None, bias: AnyBias = None, edge_inputs: EdgeInputs | None = None
+    ) -> Tensor:
+        """`Core.maps`; with edge_inputs, the weights of the edges of their graph."""
+        if edge_inputs is None:
+            return super().maps(q, k, mask, bias)
+        graph = edge_inputs.graph
+        graph.check_dense()
+        weights = self.weights_of_edges(q, k, graph, bias, edge_inputs.keys).T  # R E
+        pairs = weights.new_zeros(len(weights), graph.nodes * graph.nodes).index_copy(1, graph.codes, weights)
+        return pairs.view(*q.shape[:2], graph.nodes, graph.nodes).to(q.dtype)
 
 
 def of_rows(values: Tensor, rows: int) -> Tensor:

@@ -26,11 +26,19 @@ class GraphMask(Mask):
     sparse: whether attention kinds that can compute the edges alone, in O(E), do so instead of reading a matrix of all
     pairs; None: where there are at least 64 nodes and at most an eighth of the pairs are edges. Other kinds read the
     matrix, and refuse graphs of more than 8,192 nodes.
+    features: of the edges [E, D], for layers that read them; the attribute has them in the order of `edge_index`.
 
     Raises ValueError for edges of another shape or type, and for nodes that are not there.
     """
 
-    def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True, sparse: bool | None = None) -> None:
+    def __init__(
+        self,
+        edges: Tensor,
+        nodes: int,
+        self_loops: bool = True,
+        sparse: bool | None = None,
+        features: Tensor | None = None,
+    ) -> None:
         if edges.ndim != 2 or edges.shape[0] != 2:
             raise ValueError(f"edges: expected shape [2, E], got {tuple(edges.shape)} (nodes={nodes})")
         if edges.numel() and (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool):
@@ -47,6 +55,7 @@ class GraphMask(Mask):
         self.codes = torch.unique(target * nodes + source)  # sorted, for binary search instead of an N x N matrix
         few = nodes >= SPARSE_NODES and len(self.codes) * SPARSE_PAIRS <= nodes * nodes
         self.sparse = few if sparse is None else sparse
+        self.features = None if features is None else self.align(features)
 
     def __repr__(self) -> str:
         return f"GraphMask(nodes={self.nodes}, edges={self.given.shape[1]}, self_loops={self.self_loops})"
@@ -110,6 +119,20 @@ class GraphMask(Mask):
                 f"pairs (limit: {limit:,} nodes): use attention='softmax', 'gat' or 'gatv2', which compute the edges "
                 "alone, with no other mask than the graph"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeInputs:
+    """What the edges of a graph add to attention: keys [E, H, P] to the keys of their sources, and values [E, H, P] to
+    the values (None: nothing), in the order of `graph.edge_index`."""
+
+    graph: GraphMask
+    keys: Tensor
+    values: Tensor | None = None
+
+    def select(self, rows: list[int]) -> "EdgeInputs":
+        """Those of some rows of a batch: the same, as a graph is one for all rows."""
+        return self
 
 
 def mean_by_place(values: Tensor, place: Tensor, places: int) -> Tensor:

@@ -171,8 +171,8 @@ class GraphProcessor(Processor):
     A graph is a `Graph`, a path (`graph_files.read`: NPZ, or a folder of CSV files), or a graph of torch_geometric or
     networkx. A list of graphs is a batch; one graph is a batch of one.
 
-    in_features: F, numbers of a node. edge_dim: D, numbers of an edge; None: edges have none, and what a graph has of
-        them is refused.
+    in_features: F, numbers of a node. edge_dim: D, numbers of an edge, which a graph without edges need not have; None:
+        edges have none, and what a graph has of them is refused.
     normalize_features: whether to divide the features of each node by their sum, as words in a text are weighted;
         nodes whose features are all zero keep them.
     undirected: whether to add the reverse of each edge that has none.
@@ -216,6 +216,8 @@ class GraphProcessor(Processor):
         if width != self.in_features:
             raise ValueError(f"{name} has {width} features of each node: expected {self.in_features}, as the model "
                              "takes them")  # fmt: skip
+        if self.edge_dim is not None and graph.edge_features is None and not graph.num_edges:
+            graph = replace(graph, edge_features=torch.empty(0, self.edge_dim))
         edge_dim = None if graph.edge_features is None else graph.edge_features.shape[1]
         if edge_dim != self.edge_dim:
             expected = "none" if self.edge_dim is None else str(self.edge_dim)

@@ -1,4 +1,4 @@
-"""Graph attention networks: GAT and GATv2."""
+"""Graph attention networks: GAT, GATv2 and UniMP."""
 
 from zoo.models.gat.model import FAMILY, GAT, GATConfig
 

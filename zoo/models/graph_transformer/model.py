@@ -22,9 +22,9 @@ from zoo.nn.heads import TokenClassificationHead
 
 @dataclass(frozen=True, kw_only=True)
 class GraphTransformerConfig(GraphConfig):
-    """structure: what a node attends to: the sources of its edges and itself, or with "shortest_paths" all nodes of its
-    graph, with a learned bias of each head for each distance up to `max_distance` and for what is further. See
-    GraphConfig and BlockConfig for the other fields."""
+    """structure: what a node attends to: the sources of its edges and itself (add_self_loops), or with "shortest_paths"
+    all nodes of its graph, with a learned bias of each head for each distance up to `max_distance` and for what is
+    further. See GraphConfig and BlockConfig for the other fields."""
 
     width: int = 128
     depth: int = 4
@@ -68,14 +68,12 @@ class GraphTransformer(GraphModel):
             return None
         return GraphPooling(c.pool, c.width, c.num_classes if c.head == "classify" else None, c.dropout)
 
-    def embed(self, node_features: Tensor, graph: GraphMask, edge_features: Tensor | None) -> Tensor:
+    def embed(self, node_features: Tensor, graph: GraphMask) -> Tensor:
         x = self.nodes(node_features)
-        if self.incoming is None or edge_features is None:
-            return x
-        return x.index_add(0, graph.edges.target, self.incoming(edge_features))
+        return x if self.incoming is None else x.index_add(0, graph.edges.target, self.incoming(graph.features))
 
-    def context(self, graph: GraphMask, edge_features: Tensor | None, graph_sizes: Tensor | None) -> Context:
-        values = None if self.edges is None or edge_features is None else self.edges(edge_features)
+    def context(self, graph: GraphMask, graph_sizes: Tensor | None) -> Context:
+        values = None if self.edges is None else self.edges(graph.features)
         if self.distances is None:
             return Context(mask=graph, bias=None if values is None else EdgeBias(graph, values))
         device = graph.codes.device

@@ -32,7 +32,7 @@ def molecule_model(run: Run, num_classes: int = 2) -> Model:
     if (family := find_variant(name)).modality != "graph":
         raise SettingsError(f"{name} is a {family.name} model: expected a model of graphs, such as "
                             f"graph_transformer_tiny")  # fmt: skip
-    processor = MoleculeProcessor(bonds=getattr(family.config, "takes_edge_features", True))
+    processor = MoleculeProcessor()
     fields = {"in_features": processor.in_features, "edge_dim": processor.edge_dim, "num_classes": num_classes}
     model = run.build_model("classify", **fields)
     model.preprocess = processor
