@@ -29,6 +29,8 @@ OWN = {
     "mamba": dict(mlp_dim=None),
     "mamba2": dict(mlp_dim=None),
     "wav2vec2": dict(conv_channels=(8,) * 7, position_kernel=6, position_groups=4),
+    "gat": dict(head_heads=4),
+    "set_transformer": dict(mlp_dim=None),
     "dvae": dict(head=None, widths=(8, 16, 32, 64), resample="pool"),
     "hubert": dict(conv_channels=(8,) * 7, position_kernel=6, position_groups=4),
 }

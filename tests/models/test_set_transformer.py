@@ -1,15 +1,16 @@
 """The set transformer against torch_geometric's blocks, through files; order and padding of the points."""
 
+import json
 from itertools import combinations, islice
+from pathlib import Path
 
 import pytest
 import torch
 from peers import close, error, randomize
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.models.mapping.tensors import export_tensors, import_tensors, lines_for
+from zoo.models.mapping.tensors import import_tensors, lines_for
 from zoo.models.set_transformer.mapping import TABLE
 
 SMALL = dict(
@@ -62,14 +63,8 @@ CASES = [(None, True, True), (None, False, False), (4, True, True), (4, False, T
 def test_parity_with_torch_geometric_both_ways(induced, layer_norm, concat, tmp_path):
     pytest.importorskip("torch_geometric", reason="pip install torch_geometric")
     theirs = randomize(TheirNet(induced, layer_norm, concat))
-    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
-    pool = "concat" if concat else "mean"
-    options = SMALL | dict(induced_points=induced, layer_norm=layer_norm, pool=pool)
-    model = zoo.create_model("set_transformer_tiny", seed=0, **options).eval()
-    file, own = load_file(tmp_path / "theirs.safetensors"), model.state_dict()
-    tensors, report = import_tensors(TABLE, own, file)
-    assert tensors.keys() == own.keys() and not (report.initialized or report.dropped)
-    model.load_state_dict(tensors)
+    model = zoo.load(folder_of(tmp_path / "theirs", theirs))
+    assert model.load_report.plain and model.config.pool == ("concat" if concat else "mean")
     clouds, batch = ragged()
     expected = theirs(clouds)
     assert error(model(**batch), expected) <= 1e-5
@@ -77,10 +72,30 @@ def test_parity_with_torch_geometric_both_ways(induced, layer_norm, concat, tmp_
     assert error(model.double()(**exact), theirs.double()([cloud.double() for cloud in clouds])) <= 1e-9
 
     again = randomize(model.float(), seed=3)
-    save_file(export_tensors(TABLE, again.state_dict()), tmp_path / "ours.safetensors")
+    folder = zoo.export(again, tmp_path / "ours", format="torch_geometric")
     other = TheirNet(induced, layer_norm, concat).eval()
-    other.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    other.load_state_dict(torch.load(folder / "model.pth", weights_only=True))
     assert error(again(**batch), other(clouds)) <= 1e-5
+    assert zoo.verify(folder).ok
+
+
+def folder_of(folder: Path, network: nn.Module, **more: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    torch.save(network.state_dict(), folder / "model.pth")
+    (folder / "config.json").write_text(json.dumps({"channels": 16, "num_seed_points": 3, "heads": 4, **more}))
+    return folder
+
+
+@torch.no_grad()
+def test_the_aggregation_of_torch_geometric_by_itself(tmp_path):
+    aggregations = pytest.importorskip("torch_geometric.nn.aggr", reason="pip install torch_geometric")
+    theirs = randomize(aggregations.SetTransformerAggregation(16, 3, 1, 1, 4, concat=False, layer_norm=True))
+    model = zoo.load(folder_of(tmp_path, theirs, concat=False))
+    assert model.config.head == "pool" and model.config.in_features == 16
+    x = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+    assert error(model(points=x[None]), theirs(x, torch.zeros(7, dtype=torch.long))) <= 1e-5
+    with pytest.raises(ValueError, match="cannot express head='token'"):
+        zoo.export(zoo.create_model("set_transformer_tiny", head="token"), tmp_path, format="torch_geometric")
 
 
 @torch.no_grad()

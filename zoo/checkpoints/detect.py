@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.checkpoints.formats import native, open_clip, timm, transformers
+from zoo.checkpoints.formats import native, open_clip, timm, torch_geometric, transformers
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.utils.errors import LoadError
 from zoo.utils.files import read_json
@@ -33,7 +33,8 @@ PICKLE_ADVICE = (
 
 
 def detect(folder: Path, file: str | None = None) -> str:
-    """ "zoo", "timm", "transformers" or "open_clip". Raises LoadError for a folder of none or of two of them.
+    """ "zoo", "timm", "transformers", "torch_geometric" or "open_clip". Raises LoadError for a folder of none or of two
+    of them.
 
     file: the name of the config file to use, for a folder that has open_clip's and another.
     """
@@ -42,6 +43,7 @@ def detect(folder: Path, file: str | None = None) -> str:
         "zoo": config.get("library_name") == "zoo",
         "timm": "architecture" in config,
         "transformers": "model_type" in config,
+        "torch_geometric": torch_geometric.is_config(config) and "model_type" not in config,
         "open_clip": (folder / "open_clip_config.json").is_file(),
     }
     found = [name for name, present in signs.items() if present]
@@ -57,7 +59,8 @@ def detect(folder: Path, file: str | None = None) -> str:
         raise LoadError(f"{folder} has the configs of {' and '.join(found)} at once; {advice}")
     raise LoadError(
         f"{folder} is not a checkpoint of a known format: {_contents(folder, config)}. Expected a config.json with "
-        f"library_name 'zoo', timm's 'architecture' or transformers' 'model_type', or an open_clip_config.json"
+        f"library_name 'zoo', timm's 'architecture', transformers' 'model_type' or the arguments of a network of "
+        f"torch_geometric (in_channels, hidden_channels, ...), or an open_clip_config.json"
     )
 
 
@@ -112,11 +115,15 @@ def pickle_kind(stored: Mapping[str, Any]) -> str:
 
 def read(folder: Path, file: str | None = None, weights: Mapping[str, Tensor] | None = None) -> Checkpoint:
     """Read the description of a folder of any format; file: see `detect`; weights: instead of the folder's."""
-    readers: dict[str, Any] = {"zoo": native, "timm": timm, "transformers": transformers, "open_clip": open_clip}
+    readers: dict[str, Any] = {
+        "zoo": native, "timm": timm, "transformers": transformers, "torch_geometric": torch_geometric,
+        "open_clip": open_clip,
+    }  # fmt: skip
     kind = detect(folder, file)
     config = folder / (open_clip.CONFIG if kind == "open_clip" else "config.json")
     try:
-        more = {"weights": weights} if kind == "transformers" else {}  # whose class count is that of the weights
+        # whose class count, or whose arguments, are those of the weights
+        more = {"weights": weights} if kind in ("transformers", "torch_geometric") else {}
         checkpoint: Checkpoint = readers[kind].read(folder, **more)
     except LoadError:
         raise

@@ -15,7 +15,7 @@ PATTERNS = (
     "*.json", "*.txt", "*.model", "*.spm", "*.jinja", "model.safetensors", "model-*.safetensors",
     "open_clip_model.safetensors", "golden.safetensors",
 )  # fmt: skip
-PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin")
+PICKLES = ("pytorch_model*.bin", "open_clip_pytorch_model.bin", "model.pth")
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.checkpoints.class_names import check_classes, put_in_order
 from zoo.checkpoints.detect import PICKLE_ADVICE, file_advice, file_kind, pickle_kind, read
-from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper, openfold
+from zoo.checkpoints.formats import dalle_pytorch, extra_files, native, openai_whisper, openfold, torch_geometric
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.formats.training_checkpoint import (
     Selection,
@@ -66,9 +66,10 @@ def load(
 ) -> Model:
     """Load a model from a folder, a run folder or `.ckpt` file, or the Hugging Face Hub.
 
-    source: a folder written by `zoo.save`, transformers, timm or open_clip; a run folder or `.ckpt` file of a recipe; a
-    `.pt` file of OpenAI's Whisper, of dalle-pytorch or of OpenFold (the blocks of its Evoformer); or a hub repository,
-    `org/repo` or `hf-hub:org/repo`. For a folder that has open_clip's config and another, the path of the config file.
+    source: a folder written by `zoo.save`, transformers, timm, open_clip or torch_geometric; a run folder or `.ckpt`
+    file of a recipe; a `.pt` file of OpenAI's Whisper, of dalle-pytorch or of OpenFold (the blocks of its Evoformer);
+    or a hub repository, `org/repo` or `hf-hub:org/repo`. For a folder that has open_clip's config and another, the path
+    of the config file.
     revision: branch, tag or commit of the hub repository.
     head: "classify", "pool" or None (hidden states); default: the head of the file.
     num_classes, labels: number or names of the classes; the classifier is re-initialized if the file's has another
@@ -193,7 +194,8 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
         )
     tensors, notes = foreign_weights(path, selection)
     checkpoint = read(folder.parent, folder.name, tensors) if folder.is_file() else read(folder, None, tensors)
-    checkpoint.tensors = tensors
+    if checkpoint.tensors is None:
+        checkpoint.tensors = tensors
     checkpoint.notes += notes
     return checkpoint
 
@@ -201,6 +203,8 @@ def _from_file(path: Path, selection: Selection) -> Checkpoint:
 def _read_tensors(checkpoint: Checkpoint, device: str | torch.device) -> Mapping[str, Tensor]:
     if checkpoint.tensors is not None:
         return {name: t if t.is_meta else t.to(device) for name, t in checkpoint.tensors.items()}
+    if checkpoint.format == "torch_geometric":
+        return {name: t.to(device) for name, t in torch_geometric.tensors_of(checkpoint).items()}
     is_open_clip = checkpoint.format == "open_clip"  # such a folder may also have the weights for transformers
     names = [name for name in WEIGHT_FILES if name.startswith("open_clip") == is_open_clip]
     return open_tensors(checkpoint.path, device, names)

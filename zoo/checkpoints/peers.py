@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.checkpoints.formats import sentence_transformers
+from zoo.checkpoints.formats import sentence_transformers, torch_geometric
 from zoo.checkpoints.formats.checkpoint import Checkpoint
 from zoo.checkpoints.golden import cast_batch
+from zoo.utils.files import read_json, read_pickle
 
 PACKAGES = {"open_clip": "open_clip_torch"}  # modules whose package has another name
 
@@ -208,7 +209,82 @@ class OpenClip(Peer):
         return self.transform(image)
 
 
-PEERS: dict[str, type[Peer]] = {cls.name: cls for cls in (Transformers, Timm, OpenClip)}
+class TorchGeometric(Peer):
+    name = "torch_geometric"
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint, dtype)
+        module(self.name)
+        arguments = read_json(checkpoint.path / "config.json")
+        if checkpoint.family.name == "set_transformer":
+            self.model = SetNetwork(**arguments)
+        elif checkpoint.architecture == "TransformerConv":
+            self.model = transformer_network(arguments)
+        else:
+            arguments["v2"] = checkpoint.architecture == "GATv2Conv"
+            arguments["residual"] = checkpoint.config.root_weight
+            self.model = module("torch_geometric.nn").GAT(**arguments)
+        self.model.load_state_dict(read_pickle(checkpoint.path / torch_geometric.WEIGHTS))
+        self.model = self.model.to(dtype).eval()
+
+    def outputs(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if isinstance(self.model, SetNetwork):
+            with torch.no_grad():
+                return self.model(batch["points"].to(self.dtype), batch.get("attention_mask"))
+        x, edges = batch["node_features"].to(self.dtype), batch["edge_index"]
+        features = batch.get("edge_features")
+        with torch.no_grad():
+            y: Tensor = self.model(x, edges, edge_attr=None if features is None else features.to(self.dtype))
+        return y
+
+
+def transformer_network(arguments: dict[str, Any]) -> Any:
+    """torch_geometric's network of these arguments, whose layers are TransformerConv."""
+    layers, base = module("torch_geometric.nn"), module("torch_geometric.nn.models.basic_gnn").BasicGNN
+
+    class TransformerNetwork(base):  # type: ignore[misc, valid-type]
+        supports_edge_weight, supports_edge_attr = False, True
+
+        def init_conv(self, in_channels: int, out_channels: int, heads: int = 1, **options: Any) -> Any:
+            concat = not getattr(self, "_is_conv_to_out", False)
+            size = out_channels // heads if concat else out_channels
+            return layers.TransformerConv(in_channels, size, heads, concat, dropout=self.dropout.p, **options)
+
+    return TransformerNetwork(**arguments)
+
+
+class SetNetwork(nn.Module):
+    """torch_geometric's set transformer between two linear layers, or without the last."""
+
+    def __init__(
+        self,
+        channels: int,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+        num_induced_points: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        whole = module("torch_geometric.nn.aggr").SetTransformerAggregation(channels, **options)
+        if num_induced_points is not None:
+            isab = module("torch_geometric.nn.aggr.utils").InducedSetAttentionBlock
+            more = options.get("heads", 1), options.get("layer_norm", False), options.get("dropout", 0.0)
+            whole.encoders = nn.ModuleList(isab(channels, num_induced_points, *more) for _ in whole.encoders)
+        self.lin_in = nn.Identity() if in_channels is None else nn.Linear(in_channels, channels)
+        self.encoders, self.pma, self.decoders = whole.encoders, whole.pma, whole.decoders
+        width = channels * (whole.num_seed_points if whole.concat else 1)
+        self.lin_out = nn.Identity() if out_channels is None else nn.Linear(width, out_channels)
+        self.whole = (whole,)  # no submodule of its own
+
+    def forward(self, points: Tensor, mask: Tensor | None) -> Tensor:
+        """points [B, N, F], mask [B, N]: 1 for real points -> [B, C]."""
+        keep = torch.ones(points.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        index = torch.arange(len(points), device=points.device)[:, None].expand_as(keep)[keep]
+        y: Tensor = self.lin_out(self.whole[0](self.lin_in(points[keep]), index, dim_size=len(points)))
+        return y
+
+
+PEERS: dict[str, type[Peer]] = {cls.name: cls for cls in (Transformers, Timm, OpenClip, TorchGeometric)}
 
 
 def pools(checkpoint: Checkpoint) -> bool:

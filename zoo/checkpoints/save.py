@@ -19,6 +19,7 @@ from zoo.checkpoints.formats import (
     openfold,
     sentence_transformers,
     timm,
+    torch_geometric,
     transformers,
 )
 from zoo.checkpoints.golden import RECORD, description, golden
@@ -33,6 +34,7 @@ from zoo.models.load_report import listed
 from zoo.models.mapping.nested_keys import NestedMapping
 from zoo.models.mapping.tensor_values import defect
 from zoo.models.mapping.tensors import export_tensors, tied_names
+from zoo.models.mapping.torch_geometric import NetworkMapping
 from zoo.models.mapping.towers import TowersMapping
 from zoo.models.registry import build, family
 from zoo.parallel.shards import local, stream_to_rank_zero, together
@@ -50,7 +52,7 @@ OWNS = (
     "special_tokens_map.json", "modules.json", "sentence_*_config.json", "vocab.json", "processor_config.json",
     "1_Pooling/config.json", "model.onnx", "model.onnx.data", "encoder_model.onnx*",
     "decoder_model.onnx*", "decoder_with_past_model.onnx*", "source.spm", "target.spm", "target_vocab.json",
-    dalle_pytorch.FILE, openfold.FILE, *extra_files.KEPT,
+    dalle_pytorch.FILE, openfold.FILE, torch_geometric.WEIGHTS, *extra_files.KEPT,
 )  # fmt: skip
 FORMATS: dict[str, Any] = {
     "transformers": transformers,
@@ -58,6 +60,7 @@ FORMATS: dict[str, Any] = {
     "open_clip": open_clip,
     "dalle_pytorch": dalle_pytorch,
     "openfold": openfold,
+    "torch_geometric": torch_geometric,
 }
 TORCH_FILES = ("dalle_pytorch", "openfold")  # formats of one file that torch writes
 
@@ -111,9 +114,10 @@ def export(
     examples: Sequence[tuple[Any, Any]] | None = None,
     tolerance: float | None = None,
 ) -> Path:
-    """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "dalle_pytorch" (one
-    file `dalle.pt`, without the image tokenizer), "openfold" (one file `openfold.pt`, of an Evoformer the blocks and
-    the head for masked residues) or "onnx". Returns its path.
+    """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "torch_geometric"
+    (model.pth beside the arguments of the network), "dalle_pytorch" (one file `dalle.pt`, without the image tokenizer),
+    "openfold" (one file `openfold.pt`, of an Evoformer the blocks and the head for masked residues) or "onnx". Returns
+    its path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
@@ -153,11 +157,15 @@ def export(
             (staged / name).parent.mkdir(exist_ok=True)
             (staged / name).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
         _write_readme(staged, readme)
-        if format not in TORCH_FILES:
+        if format == "torch_geometric":
+            torch.save({name: x.cpu() for name, x in tensors.items()}, staged / torch_geometric.WEIGHTS)
+        elif format not in TORCH_FILES:
             _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
     if format == "transformers":
         _say_what_is_not_cleaned(model, folder)
+    if format == "torch_geometric":
+        torch_geometric.say_what_is_not_written(model, folder)
     if model.temperature != 1.0 and model.config.head in CLASSIFIER_HEADS:
         say(f"{folder}: the temperature {model.temperature:.4g} is part of the last layer there: probabilities are the "
             f"same, logits are those of this model divided by it", file=sys.stderr)  # fmt: skip
@@ -301,6 +309,8 @@ def _exported(model: Model, format: str) -> tuple[dict[str, Any], dict[str, Tens
         files = mapping.processor_files(files, model.config)
     if format == "transformers" and mapping.embeds is not None and model.config.head == "pool":
         files |= _sentence_transformers_files(model)
+    if isinstance(mapping, NetworkMapping):
+        return files, mapping.exported(_with_temperature(tensors, model), model.config)
     bare = config.head is None and format != "openfold"
     left_out = getattr(FORMATS[format], "NOT_IN_FILE", ())
     tensors = {name: x for name, x in tensors.items() if not name.startswith(left_out)}

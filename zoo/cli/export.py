@@ -13,7 +13,10 @@ def add_command(command: Callable[..., Any]) -> None:
     new.add_argument("source", metavar="SOURCE", help="a folder, or a hub repository")
     new.add_argument("folder", metavar="FOLDER", help="folder to write")
     new.add_argument(
-        "--format", type=str.lower, default="transformers", help="transformers (default), timm, open_clip or onnx"
+        "--format",
+        type=str.lower,
+        default="transformers",
+        help="transformers (default), timm, open_clip, torch_geometric or onnx",
     )
     new.add_argument("--quantize", choices=("int8",), help="onnx: int8 weights, measured on --table")
     new.add_argument("--table", metavar="TABLE", help="labeled examples: a table, or a folder of class folders")

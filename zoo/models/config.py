@@ -16,7 +16,7 @@ from zoo.utils.type_checks import check_types
 FOREIGN_NAMES = {
     "projection_dim": "embed_dim",  # before width: in open_clip it is that of the shared space
     "text_vocab_size": "num_text_tokens",
-    "width": "embed_dim hidden_size n_embd dim d_model model_dim encoder_embed_dim n_audio_state",
+    "width": "embed_dim hidden_size hidden_channels n_embd dim d_model model_dim encoder_embed_dim n_audio_state",
     "depth": "num_hidden_layers num_layers n_layer n_layers layers num_blocks encoder_layers n_audio_layer "
     "num_resnet_blocks num_res_blocks num_blocks_per_group",
     "code_width": "codebook_dim code_dim",
@@ -36,8 +36,11 @@ FOREIGN_NAMES = {
     "qk_norm": "use_qk_norm qk_layernorm",
     "image_size": "img_size input_size",
     "patch_size": "patch",
+    "in_features": "in_channels",
+    "seeds": "num_seed_points",
+    "induced_points": "num_induced_points",
     "in_chans": "num_channels in_channels channels",
-    "num_classes": "num_labels n_classes",
+    "num_classes": "num_labels n_classes out_channels",
     "problem_type": "task_type",
     "layer_scale": "init_values layerscale_value ls_init_value layer_scale_init_value",
     "registers": "reg_tokens num_register_tokens num_registers",

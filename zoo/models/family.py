@@ -15,7 +15,7 @@ class Family:
     """A family of models: its classes, variants and checkpoint formats.
 
     variants: {model name: overrides of the config's defaults}. sources: {model name: hub repository of its weights}.
-    mappings: {format ("timm", "transformers", "open_clip"): its checkpoint mapping or mappings}.
+    mappings: {format ("timm", "transformers", "torch_geometric"): its checkpoint mapping or mappings}.
     """
 
     name: str

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.models.family import Family
 from zoo.models.gat.layer import GraphAttention
+from zoo.models.gat.mapping import TORCH_GEOMETRIC
 from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
 from zoo.nn.context import Context
 from zoo.nn.graph_mask import GraphMask
@@ -140,4 +141,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
-FAMILY = Family("gat", GAT, GATConfig, "graph", VARIANTS)
+FAMILY = Family("gat", GAT, GATConfig, "graph", VARIANTS, {}, {"torch_geometric": TORCH_GEOMETRIC})

@@ -1,10 +1,8 @@
-"""Mapping of the point transformer to torch_geometric: tensor names, in both directions.
+"""Tensor names of the layers of the point transformer in torch_geometric, in both directions.
 
 The layers are `PointTransformerConv` with the MLPs pos_nn and attn_nn of two linear layers, within the blocks of its
 example of point transformer classification: lin_in, the layer, lin_out.
 """
-
-from zoo.models.mapping.config_keys import CheckpointMapping
 
 
 def block(ours: str, theirs: str) -> str:
@@ -22,6 +20,5 @@ def block(ours: str, theirs: str) -> str:
 """
 
 
+# of the layers alone: the blocks of that example have neither our norms nor residuals, so its networks are others
 TABLE = block("blocks.*.mixer", "~blocks.*")
-# its files have no config
-TORCH_GEOMETRIC = CheckpointMapping(name="PointTransformerConv", keys="", table=TABLE)

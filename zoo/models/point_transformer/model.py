@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from zoo.models.family import Family
 from zoo.models.point_cloud import PointCloudConfig, PointCloudModel, check_no_mixer, check_unordered
 from zoo.models.point_transformer.attention import VectorAttentionLayer
-from zoo.models.point_transformer.mapping import TORCH_GEOMETRIC
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import CoreSpec
@@ -296,12 +295,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "point_transformer_base": {},
 }
 
-FAMILY = Family(
-    "point_transformer",
-    PointTransformer,
-    PointTransformerConfig,
-    "point_cloud",
-    VARIANTS,
-    {},
-    {"torch_geometric": TORCH_GEOMETRIC},
-)
+FAMILY = Family("point_transformer", PointTransformer, PointTransformerConfig, "point_cloud", VARIANTS)
