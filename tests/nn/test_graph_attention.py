@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.nn import GraphMask, TensorBias
 from zoo.nn.core import CORES, CoreSpec
+from zoo.nn.edges import SMALL
 from zoo.nn.graph_mask import EdgeBias, EdgeInputs
 from zoo.nn.init import initialize
 
@@ -38,9 +39,10 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_edges_alone_give_what_all_pairs_give(kind: str, with_bias: bool) -> None:
+def test_edges_alone_give_what_all_pairs_give(kind: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     core, found = core_of(kind), []
-    for sparse in (True, False):
+    for sparse, small in ((True, SMALL), (True, 0), (False, SMALL)):
+        monkeypatch.setattr("zoo.nn.edges.SMALL", small)
         mask, parts = graph(sparse), inputs()
         values = torch.randn(len(mask.edges), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         values.requires_grad_()
@@ -49,7 +51,8 @@ def test_edges_alone_give_what_all_pairs_give(kind: str, with_bias: bool) -> Non
         grads = [*parts, *core.parameters(), *([values] if with_bias else [])]
         found.append([y.detach(), *(p.grad.clone() for p in grads)])
         core.zero_grad()
-    for ours, theirs in zip(*found, strict=True):
+    for ours, large, theirs in zip(*found, strict=True):
+        assert (large - theirs).abs().max() <= 1e-12 * max(1.0, float(theirs.abs().max()))
         assert (ours - theirs).abs().max() <= 1e-12 * max(1.0, float(theirs.abs().max()))
     assert (found[0][0][:, :, NODES - 5 :] == 0).all()  # nodes without edges
 

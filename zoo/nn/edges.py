@@ -1,9 +1,10 @@
 """Attention over the edges of a graph: scores, softmax and sums per edge, in time and memory O(E).
 
 Values of edges are [E, R], one column for each row and head; values of nodes are [R, N, P]. Edges are sorted by their
-target, so that what a node attends to is a slice. No function makes a tensor of all edges and channels, E x P for each
-head: products of sparse and dense matrices read the channels of the nodes where they are, and what they cannot compute
-(the scores of GATv2) is computed for as many edges at a time as fit the cache of a CPU, once more in the backward pass.
+target, so that what a node attends to is a slice. For a large graph no function makes a tensor of all edges and
+channels, E x P for each head: products of sparse and dense matrices read the channels of the nodes where they are, and
+what they cannot compute (the scores of GATv2) is computed for as many edges at a time as fit the cache of a CPU, once
+more in the backward pass. For a small graph such a tensor takes one call for all heads instead of one for each.
 Gradients are of the first order only.
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK, CHUNK_GPU = 1 << 18, 1 << 27  # numbers in the temporaries of scores that are computed for some edges at a time
+SMALL = 1 << 21  # numbers of all edges and channels, up to which a tensor of them is made
 
 
 class Edges:
@@ -39,8 +41,8 @@ class Edges:
     @cached_property
     def by_source(self) -> tuple[Tensor, "Edges"]:
         """(the order of the edges by source, the edges from target to source in this order)."""
-        order = torch.sort(self.source, stable=True).indices
-        return order, Edges(self.target[order], self.source[order], self.nodes)
+        source, order = torch.sort(self.source, stable=True)
+        return order, Edges(self.target.index_select(0, order), source, self.nodes)
 
     def pattern(self, like: Tensor) -> Tensor:
         """A sparse matrix [N, N] in the layout CSR, with zeros at the edges."""
@@ -78,8 +80,26 @@ def sum_of_edges(values: Tensor, edges: Edges) -> Tensor:
     return bag(edges.numbers, values.contiguous(), edges.starts)
 
 
+def is_small(edges: Edges, x: Tensor) -> bool:
+    """Whether a tensor of all edges and of the channels of nodes x [R, N, P] is small enough to be made."""
+    return len(edges) * x.shape[0] * x.shape[2] <= SMALL
+
+
+def of_edges(x: Tensor, nodes: Tensor) -> Tensor:
+    """x [R, N, P] at the nodes [E] of edges, [E, R, P]."""
+    return node_rows(x).index_select(0, nodes).view(-1, x.shape[0], x.shape[2])
+
+
+def sums_of_rows(rows: Tensor, edges: Edges, order: Tensor | None = None) -> Tensor:
+    """The sums of rows [E, R, P] over the edges of each target, [R, N, P]. order: of the edges, if it is another."""
+    sums = bag(edges.numbers if order is None else order, rows.flatten(1), edges.starts)
+    return sums.view(-1, *rows.shape[1:]).transpose(0, 1)
+
+
 def weighted_sums(weights: Tensor, values: Tensor, edges: Edges) -> Tensor:
     """The sums of the values [R, N, P] of sources, times the weights [E, R] of edges, over the edges of each target."""
+    if is_small(edges, values):
+        return sums_of_rows(of_edges(values, edges.source).mul_(weights[..., None]), edges)
     columns = weights.T.contiguous()
     sums = [bag(edges.source, x.contiguous(), edges.starts, w) for w, x in zip(columns, values, strict=True)]
     return torch.stack(sums, 1).transpose(0, 1)  # in memory N R P, as what follows reads it
@@ -87,6 +107,8 @@ def weighted_sums(weights: Tensor, values: Tensor, edges: Edges) -> Tensor:
 
 def products(q: Tensor, k: Tensor, edges: Edges) -> Tensor:
     """q[target] . k[source] for each edge [E, R]: q, k [R, N, P]."""
+    if is_small(edges, q):
+        return of_edges(q, edges.target).mul_(of_edges(k, edges.source)).sum(-1)
     pattern = edges.pattern(q)
     rows = [torch.sparse.sampled_addmm(pattern, a.contiguous(), b.mT, beta=0.0).values() for a, b in zip(q, k)]
     return torch.stack(rows, 1)
@@ -106,11 +128,18 @@ class WeightedSums(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (weights, values), edges = ctx.saved_tensors, ctx.edges
         d_weights = d_values = None
+        small = of_edges(grad, edges.target) if is_small(edges, grad) else None
         if ctx.needs_input_grad[0]:
-            d_weights = products(grad, values, edges)
+            if small is None:
+                d_weights = products(grad, values, edges)
+            else:
+                d_weights = of_edges(values, edges.source).mul_(small).sum(-1)
         if ctx.needs_input_grad[1]:
             order, reverse = edges.by_source
-            d_values = weighted_sums(weights.index_select(0, order), grad, reverse)
+            if small is None:
+                d_values = weighted_sums(weights.index_select(0, order), grad, reverse)
+            else:
+                d_values = sums_of_rows(small.mul_(weights[..., None]), reverse, order)
         return d_weights, d_values, None
 
 
@@ -142,6 +171,7 @@ class PairSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, edges: Edges) -> Tensor:
         ctx.edges = edges
+        a, b = a.contiguous(), b.contiguous()  # rows of which are read ten times as fast
         return a.index_select(0, edges.target).add_(b.index_select(0, edges.source))
 
     @staticmethod
@@ -183,8 +213,35 @@ class EdgeSoftmax(torch.autograd.Function):
         return product.sub_(weights * mean.index_select(0, edges.target)), None
 
 
-class LeakyProducts(torch.autograd.Function):
+class SmallLeakyProducts(torch.autograd.Function):
+    """`LeakyProducts` of a small graph, which keeps what LeakyReLU gives for each edge."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, a: Tensor, edges: Edges, slope: float) -> Tensor:
+        ctx.edges, ctx.slope = edges, slope
+        leaky = F.leaky_relu_(of_edges(q, edges.target).add_(of_edges(k, edges.source)), slope)
+        ctx.save_for_backward(leaky, a)
+        return (leaky * a).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (leaky, a), edges = ctx.saved_tensors, ctx.edges
+        order, reverse = edges.by_source
+        d_a = torch.einsum("er,erp->rp", grad, leaky)
+        rows = torch.ops.aten.leaky_relu_backward(grad[..., None] * a, leaky, ctx.slope, True)
+        return sums_of_rows(rows, edges), sums_of_rows(rows, reverse, order), d_a, None, None
+
+
+def leaky_products(q: Tensor, k: Tensor, a: Tensor, edges: Edges, slope: float) -> Tensor:
     """a . LeakyReLU(q[target] + k[source]) for each edge, [E, R]: q, k [R, N, P], a [R, P] (GATv2)."""
+    function: Any = SmallLeakyProducts if is_small(edges, q) else LeakyProducts
+    scores: Tensor = function.apply(q, k, a, edges, slope)
+    return scores
+
+
+class LeakyProducts(torch.autograd.Function):
+    """`leaky_products` with gradients."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, a: Tensor, edges: Edges, slope: float) -> Tensor:

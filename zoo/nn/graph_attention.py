@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.core import CoreSpec, attention, masked_softmax
-from zoo.nn.edges import Edges, LeakyProducts, PairSums
+from zoo.nn.edges import Edges, PairSums, leaky_products
 from zoo.nn.graph_core import EdgeFeatureCore
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import AnyMask
@@ -85,7 +85,7 @@ class GATv2Attention(EdgeFeatureCore):
     def edge_scores(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
         a = self.a.to(q.dtype).repeat(q.shape[0] // self.spec.heads, 1)
         if edge_keys is None:
-            return LeakyProducts.apply(q, k, a, edges, SLOPE)
+            return leaky_products(q, k, a, edges, SLOPE)
         both = q.transpose(0, 1).index_select(0, edges.target) + k.transpose(0, 1).index_select(0, edges.source)
         return (F.leaky_relu(both + edge_keys, SLOPE) * a).sum(-1)
 
