@@ -78,8 +78,8 @@ def push_to_hub(
 ) -> str:
     """Upload a model with a model card to the Hugging Face Hub. Returns the URL of the commit.
 
-    format: "zoo", or that of another library: "transformers", "timm", "open_clip". The repository is created if it does
-    not exist; an existing README.md is kept.
+    format: "zoo", or that of another library: "transformers", "timm", "open_clip", "torch_geometric". The repository is
+    created if it does not exist; an existing README.md is kept.
     """
     from huggingface_hub import HfApi
 

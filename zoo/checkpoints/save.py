@@ -123,9 +123,10 @@ def export(
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and
     `open_clip.create_model_and_transforms("local-dir:folder")` load it. Raises ValueError naming what that library
     cannot express. The folder is written as by `zoo.save`. readme: contents of README.md, such as the model card.
-    Printed to stderr: files of the folder the model was loaded from that the new one has no copy of; and for
+    Printed to stderr: files of the folder the model was loaded from that the new one has no copy of; for
     "transformers", whose tokenizers cannot repair texts with ftfy and unescape HTML, that such texts get other ids, if
-    the model's tokenizer does so (CLIP and SigLIP of open_clip).
+    the model's tokenizer does so (CLIP and SigLIP of open_clip); and names of classes and settings of the input, for
+    which "torch_geometric" has no place.
 
     "onnx", for models of texts, images, audio and points, and for towers in one space; others are refused with the
     reason: model.onnx, one forward pass for any batch size and length, with our config.json and the files of the
@@ -162,13 +163,7 @@ def export(
         elif format not in TORCH_FILES:
             _write(tensors, staged / (open_clip.WEIGHTS if format == "open_clip" else "model.safetensors"))
     _list_others(model, folder, [name for name in (*model.extra_files, *model.other_files) if name not in files])
-    if format == "transformers":
-        _say_what_is_not_cleaned(model, folder)
-    if format == "torch_geometric":
-        torch_geometric.say_what_is_not_written(model, folder)
-    if model.temperature != 1.0 and model.config.head in CLASSIFIER_HEADS:
-        say(f"{folder}: the temperature {model.temperature:.4g} is part of the last layer there: probabilities are the "
-            f"same, logits are those of this model divided by it", file=sys.stderr)  # fmt: skip
+    _say_what_is_different(model, folder, format)
     return folder
 
 
@@ -218,6 +213,17 @@ def _list_others(model: Model, folder: str | Path, names: Sequence[str]) -> None
     source = getattr(model.load_report, "source", None)
     if source and (names := [name for name in names if not (Path(folder) / name).exists()]):
         say(f"{folder} has no copy of these files of {source}: {printable(listed(names, 10))}", file=sys.stderr)
+
+
+def _say_what_is_different(model: Model, folder: Path, format: str) -> None:
+    """Say what of the model the other library has in another form, or not at all."""
+    if format == "transformers":
+        _say_what_is_not_cleaned(model, folder)
+    if format == "torch_geometric":
+        torch_geometric.say_what_is_not_written(model, folder)
+    if model.temperature != 1.0 and model.config.head in CLASSIFIER_HEADS:
+        say(f"{folder}: the temperature {model.temperature:.4g} is part of the last layer there: probabilities are the "
+            f"same, logits are those of this model divided by it", file=sys.stderr)  # fmt: skip
 
 
 def _say_what_is_not_cleaned(model: Model, folder: str | Path) -> None:

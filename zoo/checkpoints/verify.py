@@ -61,9 +61,9 @@ class Verification:
 def verify(source: str | Path, revision: str | None = None) -> Verification:
     """Compare outputs for a seeded batch, labels and preprocessing with those of the library that the files come from.
 
-    A folder of transformers, timm or open_clip is compared with that library, which must be installed: label names,
-    the ids of some texts, the pixels of some images, and features of a waveform. A folder of ours is compared with the
-    golden outputs, labels, config and preprocessing that were saved beside its weights.
+    A folder of transformers, timm, open_clip or torch_geometric is compared with that library, which must be installed:
+    label names, the ids of some texts, the pixels of some images, and features of a waveform. A folder of ours is
+    compared with the golden outputs, labels, config and preprocessing that were saved beside its weights.
     revision: of a hub repository.
     """
     path = model_path(source, revision)

@@ -2,7 +2,7 @@
 `PyGModelHubMixin` writes them, or `torch.save` beside a config.json.
 
 That class leaves arguments out that are neither numbers nor texts, such as v2=True, and neither says of which class the
-network is: the tensors tell both.
+network is: the tensors show both.
 """
 
 import sys
@@ -60,7 +60,7 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
 
 
 def network_of(tensors: dict[str, Tensor], file: Path) -> tuple[Family, NetworkMapping, dict[str, Any]]:
-    """(family, its mapping, what the tensors tell of the arguments). Raises LoadError for an unknown network."""
+    """(family, its mapping, what the tensors show of the arguments). Raises LoadError for an unknown network."""
     for own, mapping in mappings(families(), "torch_geometric"):
         assert isinstance(mapping, NetworkMapping)
         if (found := mapping.arguments(mapping.read_tensors(tensors))) is not None:

@@ -57,7 +57,7 @@ class LayersMapping(NetworkMapping):
 
 
 def arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The class of the layers, "conv", and the arguments that the tensors tell."""
+    """The class of the layers, "conv", and the arguments that the tensors show."""
     conv = next((conv for conv, part in CONVS.items() if f"convs.0.{part}" in tensors), None)
     if conv is None:
         return None

@@ -1,4 +1,4 @@
-"""Mapping of a family to networks of torch_geometric, whose files say little of what they are: the tensors tell."""
+"""Mapping of a family to networks of torch_geometric, whose files say little of what they are: the tensors show."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from zoo.models.mapping.tensors import export_tensors
 class NetworkMapping(CheckpointMapping):
     """A mapping to a network of torch_geometric; "they" are its arguments and its state dict.
 
-    arguments: what the tensors of a file tell of the arguments, some of which config.json does not have; None for the
+    arguments: what the tensors of a file show of the arguments, some of which config.json does not have; None for the
         tensors of another network.
     read_tensors: the tensors of a file as the table names them.
     write_tensors: our tensors, of a model with this config, in the form that the table has.

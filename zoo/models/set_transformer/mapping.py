@@ -43,7 +43,7 @@ TABLE = f"""
 
 
 def arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The arguments that the tensors tell: all but heads and dropout, and concat without `lin_out`."""
+    """The arguments that the tensors show: all but heads and dropout, and concat without `lin_out`."""
     if "pma.seed" not in tensors:
         return None
     seed, out = tensors["pma.seed"], tensors.get("lin_out.weight")
