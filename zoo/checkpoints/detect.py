@@ -25,7 +25,7 @@ FOREIGN = (
     ("*.msgpack", "a file of Flax", "use the PyTorch weights of the model"),
 )  # fmt: skip
 PICKLE_ADVICE = (
-    "load the folder of config.json and weights that its library saves (transformers, timm or open_clip); or give the "
+    "load the folder of config.json and weights that its library saves (transformers, timm, ...); or give the "
     "config that describes the model, zoo.load(FILE, config=FOLDER, key=..., prefix=...), where key is that of the "
     "weights in the file and prefix what stands before the names of their library; or, if its tensors have the names "
     "of this package, use zoo.create_model(NAME, ...).load_state_dict(...)"
