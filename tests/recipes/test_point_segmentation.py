@@ -102,5 +102,6 @@ def test_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], wor
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_resumed_run(lambda folder: call(folder, *RESUMED, "baseline=false"), tmp_path, monkeypatch)
