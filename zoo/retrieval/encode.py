@@ -33,7 +33,8 @@ class Encoder:
             if getattr(getattr(model, "config", None), "head", None) != "pool":
                 raise ValueError(
                     f"{type(model).__name__} has no embeddings to compare: expected a model of several towers "
-                    "(zoo.contrast, CLIP, SigLIP) or one with head='pool'"
+                    "(zoo.contrast, CLIP, SigLIP), or the features that the head of this one reads, "
+                    "zoo.load(FOLDER, head='pool'); zoo.save keeps them so, for zoo embed"
                 )
             self.modalities = tuple(record.name for record in of_model(model))
         if getattr(model, "preprocess", None) is None:

@@ -399,6 +399,8 @@ def test_points_of_a_cloud_and_the_induced_points_that_they_attend_to() -> None:
     group = found["groups"][0]
     points, induced = (found["positions"][group[side]] for side in ("queries", "keys"))
     assert not group["same"] and len(points[0]["places"]) == 20 and induced[0]["kind"] == "tokens"
+    alone = description(zoo.explore(model, cloud[:1]))["models"][0]
+    assert alone["positions"][0][0]["places"] == [[0.5, 0.5]]
 
 
 def test_points_of_all_stages_are_seen_from_the_same_side() -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.interpret.plot_audio import TICKS, mel_bin
@@ -178,7 +179,8 @@ def of_graph(texts: Sequence[str], edges: Tensor) -> Positions:
 
 def of_points(points: Tensor, cloud: Tensor) -> Positions:
     """Some points [n, 3] of a cloud [N, 3], seen along the axis in which the points of the cloud differ least."""
-    axes = torch.linalg.svd((cloud - cloud.mean(0)).double(), full_matrices=False).Vh
+    rows = F.pad((cloud - cloud.mean(0)).double(), (0, 0, 0, 2))  # a cloud of one point has three axes, too
+    axes = torch.linalg.svd(rows, full_matrices=False).Vh
     centered = (points - cloud.mean(0)).double()
     texts = (f"point {i} at ({', '.join(f'{x:.2f}' for x in point)})" for i, point in enumerate(points.tolist()))
     return Positions((Places(tuple(texts), on_page(centered @ axes[:2].T)),))
