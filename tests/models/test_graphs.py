@@ -147,6 +147,10 @@ def test_captured_maps_have_the_features_of_the_edges(kind: str) -> None:
     with zoo.capture(model, layers="blocks.0*", rows=[0], heads=[2]) as some:
         model(**batch)
     close(some["blocks.0.mixer"], found[0][:, 2:3])
+    with zoo.capture(model, edges=True) as listed:
+        model(**batch)
+    (source, target), weights = listed["blocks.0.mixer"]
+    close(weights, found[0][0, :, target, source].T)
     if kind == "softmax":
         edit = {"blocks.0.mixer": zoo.ablate(what="attention", heads=[1])}
         with pytest.raises(ValueError, match="adds edge features to the values"), zoo.intervene(model, edit):

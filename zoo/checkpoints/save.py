@@ -114,10 +114,9 @@ def export(
     examples: Sequence[tuple[Any, Any]] | None = None,
     tolerance: float | None = None,
 ) -> Path:
-    """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "torch_geometric"
-    (model.pth beside the arguments of the network), "dalle_pytorch" (one file `dalle.pt`, without the image tokenizer),
-    "openfold" (one file `openfold.pt`, of an Evoformer the blocks and the head for masked residues) or "onnx". Returns
-    its path.
+    """Export a model to a folder of another library: format "transformers", "timm", "open_clip", "torch_geometric",
+    "dalle_pytorch" (one file `dalle.pt`, without the image tokenizer), "openfold" (one file `openfold.pt`, of an
+    Evoformer the blocks and the head for masked residues) or "onnx". Returns its path.
 
     Preprocessing or tokenizer and label names are included: `AutoModelForImageClassification.from_pretrained(folder)`,
     `pipeline("text-classification", folder)`, `timm.create_model("local-dir:folder", pretrained=True)` and

@@ -22,7 +22,7 @@ from zoo.nn.conformance_mixers import MixerHarness, assert_close
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.frontends.packed_documents import PackedDocuments
-from zoo.nn.graph_core import EdgeCore
+from zoo.nn.graph_core import EdgeCore, EdgeFeatureCore
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Window
 from zoo.nn.mixers.base import Mixer
@@ -126,7 +126,8 @@ def attention_facts(name: str, harness: Harness) -> AttentionKind:
         q, k, v = (part[:, :, :tokens].clone().requires_grad_(torch.is_grad_enabled()) for part in parts)
         return [core(q, k, v, CAUSAL if found["causal"] == "yes" else None)]
 
-    written_out = type(core).forward in (Core.forward, EdgeCore.forward)  # all weights are computed, without a graph
+    # all weights are computed, without a graph
+    written_out = type(core).forward in (Core.forward, EdgeCore.forward, EdgeFeatureCore.forward)
     time, memory = (QUADRATIC, QUADRATIC) if written_out else growth(run)
     return AttentionKind(
         name,

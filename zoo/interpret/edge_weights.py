@@ -64,8 +64,11 @@ def compute_edge_weights(
     Kinds that compute edges alone do so, in memory O(E); of others it is the matrix of all pairs, read at the edges.
     """
     found = EdgeWeights(graph.edge_index, None)
-    if extra or not isinstance(core, EdgeCore) or core.graph_alone(mask, q, k) is not graph:
+    inputs = extra.get("edge_inputs")
+    others = extra.keys() - {"edge_inputs"}
+    if others or not isinstance(core, EdgeCore) or core.graph_alone(mask, q, k) is not graph:
         return found.read(compute_maps(core, q, k, mask, bias, [row], heads, extra))
     with torch.no_grad():
-        weights = core.weights_of_edges(q[row : row + 1], k[row : row + 1], graph, bias, None).to(q.dtype)
+        keys = None if inputs is None else inputs.keys
+        weights = core.weights_of_edges(q[row : row + 1], k[row : row + 1], graph, bias, keys).to(q.dtype)
     return found._replace(weights=weights if heads is None else weights[:, heads])
