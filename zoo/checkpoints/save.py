@@ -149,9 +149,8 @@ def export(
     files, tensors = _exported(model, format)
     with atomic_folder(folder, OWNS) as staged:
         if format in TORCH_FILES:
-            config = files.pop("config.json")
-            values = config | {"weights": tensors} if format == "dalle_pytorch" else tensors
-            torch.save(values, staged / FORMATS[format].FILE)
+            values = files.pop("config.json")
+            torch.save(values | {"weights": tensors} if values else tensors, staged / FORMATS[format].FILE)
         for name, values in files.items():
             text = values if isinstance(values, str | bytes) else to_json(values)
             (staged / name).parent.mkdir(exist_ok=True)
