@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 from zoo.models.foreign_names import CONFIG_ALIASES, CONFIG_NAMES, ConfigDict
@@ -100,7 +101,8 @@ CLASSIFIER_HEADS = ("classify", "token")
 # with its own probability), or one number per score.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
-# Fields that the first saved folders do not have, with their defaults. Saved only if they differ from these.
+# Fields that the first saved folders do not have, with their defaults. Saved only if they differ from these. Those of
+# one family are `added_later` of its config.
 ADDED_LATER: dict[str, Any] = {
     "problem_type": None, "pre_norm": False, "cut_edges": False, "position_antialias": True, "pruned_heads": None,
 }  # fmt: skip
@@ -131,6 +133,7 @@ class Config:
     return_dict: ClassVar[bool] = False
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # fields of `COUNTS` of which a model may have none
     own_mixer: ClassVar[str | None] = None  # what mixer=None stands for: None for attention
+    added_later: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # as `ADDED_LATER`
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -188,14 +191,14 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types; tuples become lists."""
         values = {name: to_json_types(getattr(self, name)) for name in self.names()}
-        changed = {name: v for name, v in values.items() if name not in ADDED_LATER or v != ADDED_LATER[name]}
-        return ConfigDict(changed)
+        later = {**ADDED_LATER, **self.added_later}
+        return ConfigDict({name: v for name, v in values.items() if name not in later or v != later[name]})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key."""
         cls.check_names(values)
-        if missing := [n for n in cls.names() if n not in values and n not in ADDED_LATER]:
+        if missing := [n for n in cls.names() if n not in {**values, **ADDED_LATER, **cls.added_later}]:
             raise ValueError(f"{cls.__name__} lacks {missing}; was it written by another version, or edited?")
         return cls(**{name: to_tuples(value) for name, value in values.items()})
 

@@ -1,8 +1,8 @@
 """Base classes of models of graphs: inputs, the mask of the edges, and heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ class GraphConfig(Config):
     attention_dropout: float = 0.0
     attention: Any = "softmax"
     pool: GraphPoolingMode = "mean"
+    added_later: ClassVar[Mapping[str, Any]] = {"add_self_loops": True}
 
     def __post_init__(self) -> None:
         super().__post_init__()

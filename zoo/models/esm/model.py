@@ -51,6 +51,7 @@ class EsmConfig(TextConfig):
     pad_token_id: int | None = 1
     mask_token_id: int | None = 32
     contact_head: bool = False
+    added_later: ClassVar[Mapping[str, Any]] = {"contact_head": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@
 follows the Evoformer there, the structure module, is not a part of this family; its head predicts contacts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,6 +60,7 @@ class EvoformerConfig(Config):
     column_attention: Any = None
     chunk_size: int | None = None
     masked_msa: bool = False
+    added_later: ClassVar[Mapping[str, Any]] = {"masked_msa": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()

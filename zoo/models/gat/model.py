@@ -2,6 +2,7 @@
 https://arxiv.org/abs/2105.14491) and the graph transformer of UniMP (Shi et al. 2021, https://arxiv.org/abs/2009.03509,
 without its embedding of labels), which is torch_geometric's `TransformerConv`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -48,6 +49,10 @@ class GATConfig(GraphConfig):
     norm_eps: float = 1e-5
     act: str = "elu"
     may_be_zero: ClassVar[tuple[str, ...]] = ("depth",)
+    added_later: ClassVar[Mapping[str, Any]] = {
+        **GraphConfig.added_later, "value_proj": False, "bias": True, "qkv_bias": None, "root_weight": False,
+        "beta": False, "norm": None, "norm_eps": 1e-5, "act": "elu",
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,7 @@ channels; for an output at each point, a decoder back to all points. Norms are l
 that a cloud gives the same output in any batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -48,6 +48,7 @@ class PointTransformerConfig(PointCloudConfig):
     qkv_bias: bool = False
     attention: Any = None
     may_be_zero: ClassVar[tuple[str, ...]] = ("mlp_dim",)
+    added_later: ClassVar[Mapping[str, Any]] = {"decoder_depth": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
