@@ -94,7 +94,7 @@ def test_classify(capsys, model):
         (["embed", "gone", "--model", "M", "--out", "v.safetensors"], "gone does not exist"),
         (["embed", "p", "--model", "M", "--out", "v.safetensors", "--modalities", "audio"], "no audio tower"),
         (["classify", "--model", "M", "--labels", "a,b"], "at least one image"),
-        (["classify", "gone.png", "--model", "M", "--labels", "a,b"], "there is no image or audio file gone.png"),
+        (["classify", "gone.png", "--model", "M", "--labels", "a,b"], "there is no image file or audio file gone.png"),
         (["classify", "p/red-0.png", "--model", "M", "--labels", "a,,b"], "one is empty"),
     ],
 )

@@ -114,7 +114,7 @@ class Reader:
             is_folder = path.is_dir() and not is_item
             return self._of_folder(path) if is_folder else self._of_files([path], alone=True)
         if self.modality.files_only:
-            raise ValueError(f"there is no {self.modality.noun} file {word}")
+            raise ValueError(f"there is no {self.modality.file_noun} {word}")
         if len(word.split()) == 1 and (_is_table_name(word) or path.suffix.lower() in self.modality.suffixes):
             here = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise ValueError(f"there is no file {word}{did_you_mean(path.name, here)}")

@@ -126,8 +126,8 @@ def run_classify(args: argparse.Namespace) -> int:
     for file in args.files:
         modality = MODALITIES.get(file_modality(file) or "")
         if not Path(file).is_file() or modality is None or not modality.templates:
-            known = " or ".join(record.noun for record in MODALITIES.values() if record.templates)
-            raise ValueError(f"there is no {known} file {file}")
+            known = " or ".join(record.file_noun for record in MODALITIES.values() if record.templates)
+            raise ValueError(f"there is no {known} {file}")
     labels, kind = labels_of(args.labels), str(file_modality(args.files[0]))
     templates = Path(args.templates) if args.templates else None
     classifier = zero_shot(load_model(args.model), labels, templates, kind=None if isinstance(labels, Path) else kind)

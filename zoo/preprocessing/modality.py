@@ -96,6 +96,11 @@ class Modality:
         return self.unnamed.split(" ", 1)[1]
 
     @property
+    def file_noun(self) -> str:
+        """The word for its files: "image file", "audio file"."""
+        return f"{self.noun.removesuffix(' clip')} file"
+
+    @property
     def main_input(self) -> str:
         return next(iter(self.inputs))
 
