@@ -10,6 +10,7 @@ from family_times import FamilyTimes
 
 FULL = "runs in .ci/full, or with ZOO_FULL=1"
 GPU = "needs a GPU with CUDA"
+FORKING = ("ranks", "kills", "parallel_cases", "plan_cases")  # helpers whose tests fork
 
 
 def unsynced(descriptor: int) -> None:
@@ -41,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in skipped.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # First, because a deep backward pass of another test starts threads of autograd, which no fork survives.
+    items.sort(key=lambda item: not forks(item))
+
+
+def forks(item: pytest.Item) -> bool:
+    """Whether the tests of a file start processes by forking, to compute gradients in them."""
+    names = vars(item.module)  # type: ignore[attr-defined]
+    return "in_child" in names or any(getattr(value, "__module__", "") in FORKING for value in names.values())
 
 
 @pytest.hookimpl(wrapper=True)

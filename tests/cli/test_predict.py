@@ -507,7 +507,7 @@ def test_overwrite_starts_again_what_has_changed(saved, monkeypatch, capsys):
         (["texts", "reviews.csv", "--encoding", "rot13"], "--encoding rot13: expected 'auto' or an encoding"),
         (["texts", "reviews.csv", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
         (["texts", "soup " * 60, "--no-truncation"], "has 62 tokens, expected at most max_length=40"),
-        (["texts", "soup " * 60], "on the command line with --truncation"),
+        (["texts", "soup " * 60], "--truncation"),
         (["images", "photos", "--truncation"], "truncation=True is for texts"),
         (["images", "photos", "--text-column", "a"], "use --image-column"),
         (["images", "gone.png"], "there is no image file gone.png"),
