@@ -236,7 +236,7 @@ class PointTransformer(PointCloudModel):
             places = take(places, farthest_points(places, -(-places.shape[1] // self.config.stride)))
         return found
 
-    def encode_stages(
+    def run_stages(
         self,
         points: Tensor,
         attention_mask: Tensor | None = None,
@@ -270,7 +270,7 @@ class PointTransformer(PointCloudModel):
         *,
         layers: Sequence[int] | None = None,
     ) -> tuple[Any, Tensor | None]:
-        y, _, made = self.encode_stages(points, attention_mask, lengths, layers=layers)
+        y, _, made = self.run_stages(points, attention_mask, lengths, layers=layers)
         return y, made[-1].keep
 
     def forward(
@@ -285,7 +285,7 @@ class PointTransformer(PointCloudModel):
         if not self.config.has_decoder:
             return super().forward(points, attention_mask, lengths)
         head = cast(SegmentationHead, self.head)
-        y: Tensor = head(*self.encode_stages(points, attention_mask, lengths))
+        y: Tensor = head(*self.run_stages(points, attention_mask, lengths))
         return y
 
 
