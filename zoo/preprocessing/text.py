@@ -212,9 +212,9 @@ class TextProcessor:
                 found[index] = ValueError(f"{names[index]} has no tokens: {_short(text)}{how}")
             elif (tokens := len(encoding)) > self.max_length:
                 found[index] = ValueError(
-                    f"{names[index]} has {tokens} tokens, expected at most max_length={self.max_length}: split it, or "
-                    "truncate it with model.preprocess(texts, truncate='cut'), zoo.predict(..., truncation=True) or "
-                    "--truncation"
+                    f"{names[index]} has {tokens} tokens, expected at most max_length={self.max_length}: truncate it "
+                    "with model.preprocess(texts, truncate='cut'), zoo.predict(..., truncation=True) or --truncation, "
+                    "or split it"
                 )
                 long[index] = tokens
         if self.truncate == "error" or not long:
