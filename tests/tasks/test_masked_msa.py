@@ -61,6 +61,14 @@ def test_the_loss_of_contacts_has_the_masked_residues_added():
     torch.nn.init.normal_(model.masked_msa.weight)
     found = model(msa, given["msa_mask"], given["attention_mask"], return_msa_logits=True)[1]
     assert torch.allclose(found, hidden @ model.masked_msa.weight.T + model.masked_msa.bias, atol=1e-5)
+    # an alignment counts by its pairs, in one batch as in micro-batches of a step
+    given["contacts"][1, :5] = -1
+    each = {name: [x[:1], x[1:]] if isinstance(x, torch.Tensor) else [x, x] for name, x in given.items()}
+    alone = [both.loss_of(dict(zip(each, values)), 0, 0).item() for values in zip(*each.values())]
+    pairs = [int((x >= 0).triu(6).sum()) for x in given["contacts"]]
+    expected = sum(loss * count for loss, count in zip(alone, pairs)) / sum(pairs)
+    assert alone[0] != alone[1] and pairs[0] != pairs[1]
+    assert both.loss_of(given, 0, 0).item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="no head for masked residues"):
         zoo.create_model("evoformer_nano", **small)(msa.clamp(max=21), return_msa_logits=True)
     with pytest.raises(ValueError, match="vocab_size=22: masked_msa=True needs the mask"):

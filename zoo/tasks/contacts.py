@@ -13,7 +13,7 @@ from zoo.data.alignments.baselines import mean_field_dca, mutual_information
 from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.functions import at_least_float32
-from zoo.tasks.masked_msa import column_log_frequencies, mask_msa, masked_losses
+from zoo.tasks.masked_msa import column_log_frequencies, mask_msa, masked_losses, means_of_alignments
 from zoo.tasks.weighted_mean import WeightedMean
 
 DIVISORS = {"precision_l5": 5, "precision_l2": 2, "precision_l": 1}
@@ -104,9 +104,10 @@ class ContactTask(Task):
         long_range: Least distance along the chain of pairs whose precision is logged.
         baselines: Whether to test the two methods without a model, of batches with `msa`.
         masked_msa_weight: Above 0, residues of the alignment are masked in training, and the mean loss of predicting
-            them, times this weight, is added. The model is an Evoformer with masked_msa=True. Logs
-            `val_masked_msa_loss` and `test_masked_msa_loss`, and beside it `test_column_frequencies_loss`, of a
-            prediction by the frequencies of each column (Jumper et al. 2021, supplement, section 1.9.9).
+            them, times this weight, is added to the loss of each of its pairs. The model is an Evoformer with
+            masked_msa=True. Logs `val_masked_msa_loss` and `test_masked_msa_loss`, and beside it
+            `test_column_frequencies_loss`, of a prediction by the frequencies of each column (Jumper et al. 2021,
+            supplement, section 1.9.9).
         mask_probability: Fraction of the residues that are masked; see `mask_msa`.
         optim, ema, seed: See Task.
     """
@@ -134,14 +135,17 @@ class ContactTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean binary cross-entropy over the pairs of a micro-batch, and of the masked residues."""
-        masked: Tensor | float = 0.0
+        masked = None
         if self.masked_msa_weight:
             batch, logits, each = self._masked(self.model, batch, int(batch.get("epoch", 0)))
-            masked = self.masked_msa_weight * each.sum() / max(len(each), 1)
+            masked = means_of_alignments(each, batch["labels"])
         else:
             logits = self._logits(self.model, batch)
         losses, known = self._losses(logits, batch["contacts"])
-        return self.mean_loss(losses.sum(), known.sum()) + masked
+        total = losses.sum()
+        if masked is not None:
+            total = total + self.masked_msa_weight * (masked * known.sum((1, 2))).sum()
+        return self.mean_loss(total, known.sum())
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""

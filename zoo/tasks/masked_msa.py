@@ -52,6 +52,13 @@ def masked_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(at_least_float32(logits[selected]), labels[selected], reduction="none")
 
 
+def means_of_alignments(losses: Tensor, labels: Tensor) -> Tensor:
+    """Mean [B] of the `masked_losses` [K] of each alignment, 0 where nothing was selected. labels: [B, S, N]."""
+    selected = labels != IGNORED
+    totals = losses.new_zeros(len(labels)).index_add(0, selected.nonzero()[:, 0], losses)
+    return totals / selected.sum((1, 2)).clamp(min=1)
+
+
 def column_log_frequencies(batch: Mapping[str, Any]) -> Tensor:
     """Logits [B, S, N, 23] of a prediction without a model: the frequencies of each column of each alignment.
 
