@@ -116,6 +116,10 @@ class PointCloudModel(Model):
     ) -> Tensor:
         if type(unknown) is not dict or unknown or points is None:
             points = self.check_inputs(unknown, points)
+        return self.outputs(points, attention_mask, lengths)
+
+    def outputs(self, points: Tensor, attention_mask: Tensor | None, lengths: AnyLengths | None) -> Tensor:
+        """What `forward` returns, of checked inputs."""
         x, keep = self.encode_points(points, attention_mask, lengths)
         y: Tensor = x if self.head is None else self.head(x, keep)
         return y

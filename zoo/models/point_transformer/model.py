@@ -273,17 +273,9 @@ class PointTransformer(PointCloudModel):
         y, _, made = self.run_stages(points, attention_mask, lengths, layers=layers)
         return y, made[-1].keep
 
-    def forward(
-        self,
-        points: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        lengths: AnyLengths | None = None,
-        **unknown: Any,
-    ) -> Tensor:
-        if type(unknown) is not dict or unknown or points is None:
-            points = self.check_inputs(unknown, points)
+    def outputs(self, points: Tensor, attention_mask: Tensor | None, lengths: AnyLengths | None) -> Tensor:
         if not self.config.has_decoder:
-            return super().forward(points, attention_mask, lengths)
+            return super().outputs(points, attention_mask, lengths)
         head = cast(SegmentationHead, self.head)
         y: Tensor = head(*self.run_stages(points, attention_mask, lengths))
         return y
