@@ -27,8 +27,8 @@ USES = {
     'model(**batch).logits("image", "text").softmax(-1)',
 }
 
-# Heads whose outputs `zoo.predict` gives for the sample of a modality, where it is not a classifier alone.
-PREDICTED = {"graph": ("classify", "token"), "alignment": ("contacts",)}
+# Heads whose outputs `zoo.predict` gives for the sample of a modality.
+PREDICTED = ("classify", "token", "contacts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,7 @@ def usage_lines(model: Model, name: str, format: str, task: str | None) -> list[
         return ["from transformers import pipeline", "", f'predict = pipeline("{use}", {quoted(name)})']
     special = getattr(model.preprocess, "special", {})
     modality = next(iter(of_model(model)), None) if of_family(family(model.family).modality) else None
-    heads = PREDICTED.get(modality.name, ("classify",)) if modality else ()
-    predict = f'zoo.predict(model, "{modality.sample}")' if modality and model.config.head in heads else ""
+    predict = f'zoo.predict(model, "{modality.sample}")' if modality and model.config.head in PREDICTED else ""
     use = USES.get(task or "", predict).format(mask=f"a {special.get('mask')} of words")
     load = ["import zoo", "", f"model = zoo.load({quoted(name)})"]
     return [*load, *([use] if use and model.preprocess is not None else [])]

@@ -110,8 +110,8 @@ ADDED_LATER: dict[str, Any] = {
 # Names of fields by their valid range, in any family: at least 1, at least 1 (pairs too), 0 <= x < 1.
 COUNTS = (
     "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "in_chans", "vocab_size", "max_length", "mel_bins",
-    "in_features", "edge_dim", "neighbors", "induced_points", "seeds", "pair_width", "pair_heads", "pair_head_dim",
-    "pair_mlp_dim", "pair_dim", "outer_width", "triangle_width", "max_distance", "chunk_size",
+    "in_features", "head_heads", "edge_dim", "neighbors", "induced_points", "seeds", "pair_width", "pair_heads",
+    "pair_head_dim", "pair_mlp_dim", "pair_dim", "outer_width", "triangle_width", "max_distance", "chunk_size",
 )  # fmt: skip
 SIZES = ("image_size", "patch_size", "stride")
 PROBABILITIES = ("dropout", "attention_dropout", "pair_dropout", "drop_path")

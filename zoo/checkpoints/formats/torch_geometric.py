@@ -76,6 +76,7 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def fields_of(own: Family, mapping: NetworkMapping, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our config fields for their config.json, in which defaults of their classes may be absent."""
     return mapping.to_ours(own.config().to_dict() | dict(mapping.defaults), theirs)
 
 

@@ -62,8 +62,6 @@ class GATConfig(GraphConfig):
             raise ValueError(f"width={self.width} is not divisible by heads={self.heads}: choose a divisor")
         if self.head_dim is not None and self.head_dim * self.heads != self.width:
             raise ValueError(f"width={self.width}: expected heads * head_dim = {self.heads * self.head_dim}")
-        if self.head_heads < 1:
-            raise ValueError(f"head_heads={self.head_heads}: expected at least 1")
         if self.beta and not self.root_weight:
             raise ValueError("beta=True weighs the projection of a layer's input: set root_weight=True, too")
 
