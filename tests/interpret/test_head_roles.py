@@ -411,6 +411,10 @@ def test_alignment_is_of_the_words_that_a_step_writes() -> None:
     assert {row.layer for row in found.of_role("previous")} == {"encoder.blocks.0.mixer", "decoder.blocks.0.mixer"}
     assert {row.layer for row in found.of_role("next")} == {"encoder.blocks.0.mixer", "decoder.blocks.0.mixer"}
     assert "no pair has an alignment" in zoo.head_roles(model, [pair[:2] for pair in pairs]).left_out["alignment"]
+    source, label = (encode_texts(processor, [text])[0] for text in ("the dog sleeps.", "der Hund schläft ."))
+    steps = links_of_tokens(read_pair(("the dog sleeps.", "der Hund schläft .", "2-2 2-3"), 0), source, label)
+    dot = next(i for i, mark in enumerate(source.is_punctuation()) if mark)
+    assert label.is_punctuation()[max(steps)] and all(dot not in keys for keys in steps.values())  # "." alone is a word
     with pytest.raises(ValueError, match=r"link 3-0, but the source has 3 words"):
         read_pair(("a b c", "d e", "3-0"), 0)
     with pytest.raises(ValueError, match="expected links such as"):

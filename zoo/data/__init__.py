@@ -58,6 +58,7 @@ _HOME = {
     "ParallelTexts": "zoo.data.text.parallel",
     "load_parallel_texts": "zoo.data.text.parallel",
     "ParallelDataModule": "zoo.data.text.parallel_datamodule",
+    "make_aligned_translations": "zoo.data.synthetic.translations",
     "make_translations": "zoo.data.synthetic.translations",
     "TextChunksDataModule": "zoo.data.text.datamodule",
     "CodeSettings": "zoo.data.text_config",

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.data import ParallelDataModule, ParallelTextSettings, load_card, load_parallel_texts, make_translations
+from zoo.data import (
+    ParallelDataModule,
+    ParallelTextSettings,
+    load_card,
+    load_parallel_texts,
+    make_aligned_translations,
+    make_translations,
+)
 from zoo.data.keyed_batches import Keys
 from zoo.data.splits import Splits
 from zoo.data.synthetic import translations
@@ -146,6 +153,28 @@ def test_the_synthetic_translations() -> None:
     card = load_card("synthetic_translations")
     assert not found.real and {"train": len(found.train), "test": len(found.test)} == card.splits
     assert card.splits == {"train": translations.TRAIN, "test": translations.TEST}
+
+
+def test_the_synthetic_translations_know_which_words_translate_each_other() -> None:
+    aligned = make_aligned_translations(300, seed=0)
+    assert make_translations(300, seed=0) == ([pair[0] for pair in aligned], [pair[1] for pair in aligned])
+    nouns = {english: german for english, german, _ in translations.PERSONS + translations.OBJECTS}
+    verbs = {english: german for past, participle, *german_parts in translations.VERBS
+             for english, german in zip((past, participle), [german_parts] * 2)}  # fmt: skip
+    checked = 0
+    for source, target, alignment in aligned:
+        words = [[word.strip(".,") for word in text.split()] for text in (source, target)]
+        links = [tuple(map(int, link.split("-"))) for link in alignment.split()]
+        assert all({link[side] for link in links} == set(range(len(words[side]))) for side in (0, 1))  # none left out
+        for i, j in links:
+            checked += words[0][i] in nouns or words[0][i] in verbs
+            assert nouns.get(words[0][i], words[1][j]) == words[1][j]
+            assert words[1][j] in verbs.get(words[0][i], [words[1][j]])
+    assert checked > 900
+    by_source = {source: (target, links) for source, target, links in aligned}
+    assert by_source["Yesterday a teacher has sold the violin behind the church."][1] == (
+        "0-0 1-2 2-3 3-1 4-9 5-4 6-5 7-6 8-7 9-8"
+    )
 
 
 def test_batches() -> None:

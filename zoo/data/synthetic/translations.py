@@ -8,6 +8,7 @@ models.
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 TRAIN, TEST = 8000, 1000
 
@@ -48,64 +49,108 @@ INDEFINITE = {"m": ("ein", "er"), "f": ("eine", "e"), "n": ("ein", "es"), "m4": 
 Uniform = Callable[[], float]
 
 
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Words of a sentence in both languages that translate each other, such as "in the" and "im"."""
+
+    english: str
+    german: str
+
+
+COMMA = Piece("", ",")
+Clause = tuple[list[Piece], list[Piece]]  # the pieces in their English and in their German order
+
+
 def make_translations(n: int, *, seed: int) -> tuple[list[str], list[str]]:
     """Generate `n` different English sentences and their German translations.
 
     The result is the same for the same arguments. Split one call to get datasets without common sentences.
     """
+    found = make_aligned_translations(n, seed=seed)
+    return [english for english, _, _ in found], [german for _, german, _ in found]
+
+
+def make_aligned_translations(n: int, *, seed: int) -> list[tuple[str, str, str]]:
+    """Generate the sentences of `make_translations` with the words that translate each other.
+
+    Returns: (English, German, alignment) of each. An alignment such as "0-0 1-2" links numbers of English and of German
+        words, counted from 0 and separated by spaces, as `zoo.head_roles` takes it.
+    """
     uniform = random.Random(seed).random  # the only method with a guaranteed sequence across Python versions
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str, str]] = {}
     while len(found) < n:
-        english, german = _sentence(uniform)
-        found.setdefault(f"{english} .", f"{german} .")
-    return [_written(text) for text in found], [_written(text) for text in found.values()]
+        first, second = _sentence(uniform)
+        english, german = (_written(words) for words in ([p.english for p in first], [p.german for p in second]))
+        found.setdefault(english, (english, german, _links(first, second)))
+    return list(found.values())
 
 
-def _written(text: str) -> str:
-    """With a capital letter, and without blanks before punctuation."""
-    return text[:1].upper() + text[1:].replace(" .", ".").replace(" ,", ",")
+def _written(words: Sequence[str]) -> str:
+    """A sentence, with a capital letter and without blanks before punctuation."""
+    text = " ".join(words).replace(" ,", ",")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _links(first: Sequence[Piece], second: Sequence[Piece]) -> str:
+    """The numbers of words of equal pieces, in their English and in their German order."""
+    places: dict[Piece, list[int]] = {}
+    number = 0
+    for piece in second:
+        count = 0 if piece is COMMA else len(piece.german.split())  # a comma is part of the word before
+        places[piece] = list(range(number, number + count))
+        number += count
+    sources = [piece for piece in first for _ in piece.english.split()]
+    return " ".join(f"{i}-{j}" for i, piece in enumerate(sources) for j in places[piece])
 
 
 def _pick(options: Sequence[tuple[str, ...]], uniform: Uniform) -> tuple[str, ...]:
     return options[int(uniform() * len(options))]
 
 
-def _noun_phrase(nouns: Sequence[tuple[str, ...]], case: str, uniform: Uniform) -> tuple[str, str]:
-    """(English, German) of a noun with an article, and an adjective in half of all cases."""
+def _pieces(english: str, german: str) -> list[Piece]:
+    """The pieces of two phrases: word by word if there are equal numbers of them, otherwise the last words and the
+    others ("in the" is "im", "garden" is "Garten")."""
+    first, second = english.split(), german.split()
+    if len(first) != len(second):
+        first, second = ([" ".join(words[:-1]), words[-1]] for words in (first, second))
+    return [Piece(*words) for words in zip(first, second, strict=True)]
+
+
+def _noun_phrase(nouns: Sequence[tuple[str, ...]], case: str, uniform: Uniform) -> list[Piece]:
+    """A noun with an article, and an adjective in half of all cases."""
     english, german, gender = _pick(nouns, uniform)
     definite = uniform() < 0.6
     article, ending = (DEFINITE if definite else INDEFINITE)[gender + case]
     adjective = _pick(ADJECTIVES, uniform) if uniform() < 0.5 else None
     first = adjective[0] if adjective else english
-    words = [("the" if definite else "an" if first[0] in "aeiou" else "a"), *([adjective[0]] if adjective else [])]
-    other = [article, *([adjective[1] + ending] if adjective else [])]
-    return " ".join([*words, english]), " ".join([*other, german])
+    pieces = [Piece("the" if definite else "an" if first[0] in "aeiou" else "a", article)]
+    if adjective:
+        pieces.append(Piece(adjective[0], adjective[1] + ending))
+    return [*pieces, Piece(english, german)]
 
 
-def _clause(uniform: Uniform, order: str, perfect: bool) -> tuple[str, str]:
+def _clause(uniform: Uniform, order: str, perfect: bool) -> Clause:
     """A clause in the past tense or the perfect.
 
     order: of its German parts, as in "SVO": the subject, the finite verb, the object and all that follows it.
     """
     subject, item = _noun_phrase(PERSONS, "", uniform), _noun_phrase(OBJECTS, "4", uniform)
-    place = _pick(PLACES, uniform) if uniform() < 0.4 else ("", "")
+    place = _pieces(*_pick(PLACES, uniform)) if uniform() < 0.4 else []
     past, participle, german_past, german_participle = _pick(VERBS, uniform)
-    english = [subject[0], f"has {participle}" if perfect else past, item[0], place[0]]
-    rest = " ".join(filter(None, [item[1], place[1], german_participle if perfect else ""]))
-    parts = {"S": subject[1], "V": "hat" if perfect else german_past, "O": rest}
-    return " ".join(filter(None, english)), " ".join(parts[letter] for letter in order)
+    verb = [Piece("has", "hat"), Piece(participle, german_participle)] if perfect else [Piece(past, german_past)]
+    parts = {"S": subject, "V": verb[:1], "O": item + place + verb[1:]}
+    return subject + verb + item + place, [piece for letter in order for piece in parts[letter]]
 
 
-def _sentence(uniform: Uniform) -> tuple[str, str]:
+def _sentence(uniform: Uniform) -> Clause:
     """A main clause, with a time before it or a subordinate clause after it in some cases."""
     kind, perfect = uniform(), uniform() < 0.5
     if kind < 0.35:
         return _clause(uniform, "SVO", perfect)
     if kind < 0.7:
-        time = _pick(TIMES, uniform)
+        time = _pieces(*_pick(TIMES, uniform))
         main = _clause(uniform, "VSO", perfect)
-    else:
-        main, joined = _clause(uniform, "SVO", perfect), _pick(CLAUSES, uniform)
-        other = _clause(uniform, "SOV", uniform() < 0.5)
-        return f"{main[0]} {joined[0]} {other[0]}", f"{main[1]} , {joined[1]} {other[1]}"
-    return f"{time[0]} {main[0]}", f"{time[1]} {main[1]}"
+        return time + main[0], time + main[1]
+    main, joined = _clause(uniform, "SVO", perfect), _pieces(*_pick(CLAUSES, uniform))
+    other = _clause(uniform, "SOV", uniform() < 0.5)
+    return main[0] + joined + other[0], [*main[1], COMMA, *joined, *other[1]]

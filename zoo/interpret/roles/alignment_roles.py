@@ -88,10 +88,17 @@ def links_of_tokens(pair: AlignedPair, source: TokenRow, label: TokenRow) -> dic
     """{number of a label: the source tokens that it is aligned to}; the row of a map with this number predicts it."""
     if pair.links is None or source.spans is None or label.spans is None:
         return {}
-    source_words, target_words = source.words(), label.words()
+    source_words, target_words = tokens_of_words(source), tokens_of_words(label)
     found: dict[int, list[int]] = {}
     for i, j in sorted(pair.links):
         if i < len(source_words) and j < len(target_words):
-            for token in label.within(*target_words[j]):
-                found.setdefault(token, []).extend(source.within(*source_words[i]))
+            for token in target_words[j]:
+                found.setdefault(token, []).extend(source_words[i])
     return {token: keys for token, keys in found.items() if keys}
+
+
+def tokens_of_words(row: TokenRow) -> list[list[int]]:
+    """The tokens of each word, without the punctuation at a word ("slept." is aligned for "slept" alone)."""
+    marks = row.is_punctuation()
+    words = [row.within(*word) for word in row.words()]
+    return [[token for token in tokens if not marks[token]] or tokens for tokens in words]
