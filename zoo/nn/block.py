@@ -12,7 +12,7 @@ from zoo.nn.context import Context
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.masks import CAUSAL, MaskView
-from zoo.nn.padding import Groups
+from zoo.nn.padding import Groups, places_real_first
 
 Order = Literal["pre", "post", "sandwich", "parallel"]
 NO_CONTEXT = Context()
@@ -123,8 +123,7 @@ class Block(nn.Module):
 
     def mix_aligned(self, x: Tensor, context: Context, keep: Tensor) -> Tensor:
         """Apply a causal mixer to padded rows, keep [B, N]: padding is behind the real tokens, which do not see it."""
-        real = keep.cumsum(1)
-        index = torch.where(keep, real, real[:, -1:] + (~keep).cumsum(1))[..., None].expand_as(x) - 1
+        index = places_real_first(keep)[..., None].expand_as(x)
         rows = torch.zeros_like(x).scatter(1, index, x)
         return self.mixer(rows, Context(mask=CAUSAL, bias=context.bias), None).gather(1, index)
 

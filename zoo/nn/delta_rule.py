@@ -11,6 +11,7 @@ expected to have the norm 1. In a chunk the values that are written solve a tria
 import torch
 from torch import Tensor
 
+from zoo.nn.exporting import each_token
 from zoo.nn.linear_chunks import LEAST_LOG_DECAY, chunk_size, chunks
 
 
@@ -56,14 +57,15 @@ def recurrent_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """`chunk_delta_rule` token by token: its readable definition, and the step of decoding."""
     state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
-    outputs = []
-    for i in range(v.shape[2]):
-        if log_decay is not None:
-            state = state * log_decay[:, :, i, None, None].exp()
-        key = k[:, :, i, None]  # B H 1 F
-        state = state + key.mT @ (beta[:, :, i, None, None] * (v[:, :, i, None] - key @ state))
-        outputs.append(q[:, :, i, None] @ state)
-    return torch.cat(outputs, 2) if outputs else torch.zeros_like(v), state
+
+    def step(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        *decay, state = rest
+        for log_decay in decay:
+            state = state * log_decay[..., None].exp()
+        state = state + k.mT @ (beta[..., None] * (v - k @ state))  # k [B, H, 1, F]
+        return q @ state, state
+
+    return each_token(step, (q, k, v, beta, *([] if log_decay is None else [log_decay])), state, 2)
 
 
 def recurrent_decay(
@@ -71,8 +73,9 @@ def recurrent_decay(
 ) -> tuple[Tensor, Tensor]:
     """`linear_chunks.causal_decay` token by token: S_i = exp(log_decay_i)^T * S_(i-1) + k_i^T v_i, y_i = q_i S_i."""
     state = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1]) if state is None else state
-    outputs = []
-    for i in range(v.shape[2]):
-        state = state * log_decay[:, :, i, :, None].exp() + k[:, :, i, :, None] * v[:, :, i, None]
-        outputs.append(q[:, :, i, None] @ state)
-    return torch.cat(outputs, 2) if outputs else torch.zeros_like(v), state
+
+    def step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = state * log_decay.exp().mT + k.mT * v
+        return q @ state, state
+
+    return each_token(step, (q, k, v, log_decay), state, 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.core import CoreSpec
-from zoo.nn.exporting import is_exporting
+from zoo.nn.exporting import any_length
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import RecurrentState, State
 from zoo.nn.linear_chunks import segments
@@ -146,10 +146,8 @@ class GatedCore(RecurrentCore):
         """Outputs and last state, in segments of tokens, each of which continues from the state before."""
         q = parts[0]
         assert q is not None
-        if is_exporting():
-            raise ValueError(
-                f"{self.kind} attention runs in chunks, which a graph for any number of tokens cannot have"
-            )
+        if any_length(q.shape[2]):  # which chunks cannot have
+            run = self.recurrence
         outputs = []
         for part in segments(q.shape[2], q.shape[0] * q.shape[1] * q.shape[3]):
             y, state = run(*(x if x is None else x[:, :, part] for x in parts), state)

@@ -84,6 +84,12 @@ def real_tokens(mask: Tensor, name: str = "attention_mask") -> Tensor | None:
     return None if all_real else real
 
 
+def places_real_first(keep: Tensor) -> Tensor:
+    """keep [B, N], True at real tokens -> the place of each token [B, N] in a row whose padding is at its end."""
+    real = keep.cumsum(1)
+    return torch.where(keep, real, real[:, -1:] + (~keep).cumsum(1)) - 1
+
+
 def known_padding(mask: Tensor | None, name: str = "attention_mask") -> Tensor | None:
     """`real_tokens` of a mask, as far as the host knows it without waiting for a GPU: also None without a mask."""
     if mask is None:

@@ -122,8 +122,8 @@ def check_mixers(model: Model, parts: list[Part]) -> None:
     fixed = [module for module in model.modules() if getattr(module, "fixed_length_graph", False)]
     if kinds := {str(module.kind) for module in fixed if hasattr(module, "kind")}:
         raise ValueError(
-            f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} computes rows in chunks, and a graph "
-            "would hold for one length only; use attention, or run the model in PyTorch"
+            f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} convolves rows by FFT, in a graph "
+            "that would hold for one length only; use another mixer, or run the model in PyTorch"
         )
     if fixed:
         raise ValueError(

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from zoo.models.base import Model
+from zoo.models.bridge.model import Bridge
+from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.preprocessing.modality import Modality, of_model
 
 HOST = "lengths"  # an input of numbers on the host, which change no output
@@ -40,6 +42,8 @@ class Part:
 
     lengths: the shortest and the longest that are compared, and the one that the graph is traced with; empty where the
     input has one size (images, spectrograms). limit: the longest input that the model takes, None for any.
+    places: (image token, tokens of an image) of texts that begin with an image, None for others. same_rows: whether its
+    examples have as many rows as those of the other inputs, as images and the texts about them.
     """
 
     modality: Modality
@@ -48,6 +52,8 @@ class Part:
     axes: tuple[str, ...]
     lengths: tuple[int, ...]
     limit: int | None
+    places: tuple[int, int] | None = None
+    same_rows: bool = False
 
     def ranges(self) -> dict[int, Axis]:
         """The axes of its inputs."""
@@ -74,13 +80,18 @@ class Part:
         real = torch.ones(rows, length, dtype=torch.long)
         if "attention_mask" in self.names:
             for row in range(rows):
-                padded = (length // 3 + row) % max(length // 2, 1)
+                words = length - (self.places[1] if self.places else 0)
+                padded = (words // 3 + row) % max(words // 2, 1)
                 if (row + seed) % 3 == 1:
                     main[row], real[row, length - padded :] = main[row].roll(-padded, 0), 0
                 elif (row + seed) % 3 == 2:
                     real[row, :padded] = 0
             pad = getattr(self.config, "pad_token_id", None)
             main[real == 0] = pad if pad is not None and 0 <= pad < self.config.vocab_size else 0
+        if self.places is not None:
+            token, count = self.places
+            main[main == token] = (token + 1) % self.config.vocab_size
+            main[(real == 1) & (real.cumsum(1) <= count)] = token
         found = {self.modality.main_input: main, "attention_mask": real}
         if "token_type_ids" in self.names:
             found["token_type_ids"] = (torch.arange(length) >= length // 2).long().repeat(rows, 1)
@@ -94,40 +105,55 @@ def parts_of(model: Model) -> list[Part]:
     if reason := next((REFUSED[name] for name in model.inputs if name in REFUSED), None):
         raise ValueError(f"this {model.family} cannot be exported to ONNX: {reason}")
     parts, records = [], of_model(model)
-    if len(records) > 1 and model.config.head == "lm":
-        others = " and ".join(record.plural for record in records if record.name != "text")
-        raise ValueError(
-            f"this {model.family} cannot be exported to ONNX: its texts continue token by token after {others}, with "
-            "caches; use zoo.generate"
-        )
+    places, decodes = image_places(model), isinstance(model, EncoderDecoder) and len(records) > 1
+    together = decodes or places is not None
     for record in records:
         config: Any = model.config.part_of(record.main_input)
         if model.config.parts:
             names = {own: name for own, name in record.inputs.items() if name in model.inputs and own != HOST}
+            if places is not None and record.name == "text" and "token_type_ids" in model.inputs:
+                names["token_type_ids"] = "token_type_ids"
         else:
             every = (*record.main_inputs, *record.inputs, "token_type_ids")
             names = {name: name for name in every if name in model.inputs and name != HOST}
         if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
             names.pop("token_type_ids", None)
-        batch = "batch" if len(records) == 1 else f"{record.name}_batch"
+        batch = "batch" if len(records) == 1 or decodes else f"{record.name}_batch"
         if record.name == "point_cloud":
             parts.append(Part(record, config, names, (batch, "points"), POINTS, None))
         elif record.example(config, torch.Generator()).ndim != 2:
-            parts.append(Part(record, config, names, (batch,), (), None))
+            parts.append(Part(record, config, names, (batch,), (), None, same_rows=together))
         elif hasattr(config, "samples"):
             lengths = tuple(config.samples(n) for n in (SHORT_TOKENS, LONG_TOKENS, TRACED_TOKENS))
             parts.append(Part(record, config, names, (batch, "samples"), lengths, None))
         else:
-            most = config.max_length
-            lengths = (min(7, most), min(61, most), most)
-            parts.append(Part(record, config, names, (batch, "length"), lengths, most))
+            # a CoCa pads texts that are shorter than max_length
+            most, image = config.max_length - int(model.family == "coca"), places[1] if places else 0
+            lengths = (min(image + 7, most), min(image + 61, most), most)
+            parts.append(Part(record, config, names, (batch, "length"), lengths, most, places, together))
     return parts
+
+
+def image_places(model: Model) -> tuple[int, int] | None:
+    """(image token, tokens of an image) of a model whose texts have tokens in whose places its images are read; None
+    for others. Raises ValueError where the number of features depends on the images, or the image tokens do not say
+    what is read."""
+    if not isinstance(model, Bridge):
+        return None
+    config, refused = model.config, f"this {model.family} cannot be exported to ONNX: "
+    if config.encoder != "image" or "image_sizes" in model.inputs or config.tokens_per_item is None:
+        raise ValueError(f"{refused}the number of its features depends on the size of each input; use zoo.generate")
+    if config.by == "cross":
+        raise ValueError(f"{refused}its texts attend to lists of images that differ between texts; use zoo.generate")
+    return config.feature_token_id, config.tokens_per_item
 
 
 def example_inputs(parts: list[Part], rows: int, size: int, seed: int = 0) -> dict[str, Tensor]:
     """The inputs of all parts, 1 to 9 rows; size: 0 for the shortest length, 1 for the longest compared, 2 for the
-    traced one. The modalities after the first have other numbers of rows, as a graph of several takes them."""
+    traced one. The modalities after the first have other numbers of rows, as a graph of several takes them, unless
+    their rows belong together."""
     found: dict[str, Tensor] = {}
     for i, part in enumerate(parts):
-        found |= part.examples(10 - rows if i else rows, part.lengths[size] if part.lengths else 0, seed)
+        own = 10 - rows if i and not part.same_rows else rows
+        found |= part.examples(own, part.lengths[size] if part.lengths else 0, seed)
     return found

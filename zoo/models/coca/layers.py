@@ -29,7 +29,7 @@ class AttentionalPooler(nn.Module):
         trunc_normal_(self.queries, self.queries.shape[1] ** -0.5, generator_for("queries"))
 
     def forward(self, x: Tensor) -> Tensor:
-        queries = self.norm(self.queries.to(x.dtype)).expand(len(x), -1, -1)
+        queries = self.norm(self.queries.to(x.dtype)).expand(x.shape[0], -1, -1)
         pooled: Tensor = self.attention(queries, Context(), memory=self.memory_norm(x))
         return pooled
 

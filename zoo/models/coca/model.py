@@ -161,14 +161,14 @@ class CoCa(EncoderDecoder):
         ids = self.check_texts(input_ids)
         size, device, pad = ids.shape[1], ids.device, -1 if c.pad_token_id is None else c.pad_token_id
         real = ids != pad
-        last = real[:, -1:] if size == c.max_length else real.new_zeros(len(ids), 1)
+        last = real[:, -1:] if input_ids.shape[1] == c.max_length else real.new_zeros(ids.shape[0], 1)
         if self.drop_padding and device.type == "cpu" and not torch.compiler.is_compiling():
             size = min(size, int((real * torch.arange(1, size + 1)).max()) + 1)
         ids, real = ids[:, :size], real[:, :size]
         positions = torch.arange(size, device=device)
         cls = self.text.cls + self.tokens.positions[c.max_length]
-        x = torch.cat([self.tokens(ids, positions), cls.expand(len(ids), 1, -1)], 1)
-        seen = torch.cat([real.new_ones(len(ids), 1), real[:, :-1], last], 1)
+        x = torch.cat([self.tokens(ids, positions), cls.expand(ids.shape[0], 1, -1)], 1)
+        seen = torch.cat([real.new_ones(ids.shape[0], 1), real[:, :-1], last], 1)
         x = self.text.blocks(x, Context(mask=CAUSAL & PaddingMask(seen)))
         return self.text.proj(self.text.norm(x[:, -1])), x[:, : min(size, input_ids.shape[1])]
 

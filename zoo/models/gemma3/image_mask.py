@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import CAUSAL, Mask, Window
+from zoo.nn.padding import places_real_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ def image_mask(where: Tensor, attention_mask: Tensor | None) -> ImageMask:
     """The mask for tokens of images at `where` [B, N], of which each run is one image; attention_mask [B, N] is 0 at
     padding, wherever that is."""
     if attention_mask is not None:
-        order = (attention_mask == 0).byte().argsort(dim=1, stable=True)
-        where = (where & attention_mask.bool()).gather(1, order)
+        keep = attention_mask.bool()
+        where = torch.zeros_like(where).scatter(1, places_real_first(keep), where & keep)
     begins = where & ~F.pad(where, (1, 0))[:, :-1]
     return ImageMask((begins.cumsum(1) - 1).masked_fill(~where, -1))

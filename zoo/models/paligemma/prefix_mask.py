@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import CAUSAL, Mask
+from zoo.nn.padding import places_real_first
 from zoo.nn.recurrent_core import RecurrentCore
 
 
@@ -46,8 +48,7 @@ def prefix_mask(token_type_ids: Tensor, attention_mask: Tensor | None) -> Prefix
     """The mask for token_type_ids [B, N], 0 in the prefix; attention_mask [B, N] is 0 at padding, wherever that is."""
     prefix = token_type_ids == 0
     if attention_mask is not None:
-        order = (attention_mask == 0).byte().argsort(dim=1, stable=True)
-        prefix = prefix.gather(1, order)
+        prefix = torch.zeros_like(prefix).scatter(1, places_real_first(attention_mask != 0), prefix)
     return PrefixMask(prefix)
 
 

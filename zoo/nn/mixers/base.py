@@ -43,7 +43,7 @@ class Mixer(nn.Module):
     """
 
     kind: str  # the name of a built-in mixer
-    fixed_length_graph: bool = False  # whether a traced graph holds for one length, as of a loop over chunks
+    fixed_length_graph: bool = False  # whether a traced graph holds for one length
     reads_bias: bool = False  # whether it adds `context.bias`; a model with a bias needs a layer that does
 
     def __init__(self, spec: MixerConfig) -> None:

@@ -37,7 +37,6 @@ class Mamba(StateSpaceMixer):
     """
 
     no_weight_decay = ("A_log", "D")  # as published
-    fixed_length_graph = True
 
     def __init__(
         self,

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.core import check_positive
+from zoo.nn.exporting import any_length
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import RecurrentState, State
 from zoo.nn.mixers.base import MixerConfig, mixer
 from zoo.nn.mixers.causal_conv import causal_conv, time_step_bias
+from zoo.nn.mixers.recurrences import decay_sums
 from zoo.nn.mixers.state_space import StateSpaceMixer
 from zoo.nn.mlp import activation
 
@@ -37,17 +39,6 @@ class GatedRMSNorm(nn.Module):
         return f"{len(self.weight)}, groups={self.groups}, eps={self.eps}"
 
 
-def decay_sums(x: Tensor) -> Tensor:
-    """[..., N] -> [..., N, N]: the sum of x over the tokens after column s up to row t, -inf where s > t.
-
-    Sums of exactly these tokens: differences of sums over all tokens would lose the digits of small ones.
-    """
-    n = x.shape[-1]
-    later = torch.ones(n, n, dtype=torch.bool, device=x.device).tril(-1)
-    sums = torch.where(later, x[..., None], 0).cumsum(-2)
-    return sums.masked_fill(later.mT, -torch.inf)
-
-
 def chunked_scan(
     dt: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None = None, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -58,7 +49,7 @@ def chunked_scan(
     Source: state space duality, https://arxiv.org/abs/2405.21060, section 6.
     """
     n, groups = x.shape[1], B.shape[2]
-    chunk = min(chunk or (CHUNK if n > SHORT else n), n)
+    chunk = n if any_length(n) else min(chunk or (CHUNK if n > SHORT else n), n)
     if extra := -n % chunk:  # tokens with dt = 0 keep the state
         dt, x, B, C = (F.pad(t, (*(0, 0) * (t.ndim - 2), 0, extra)) for t in (dt, x, B, C))
     dt, x, B, C = (t.unflatten(1, (-1, chunk)) for t in (dt, x, B, C))
@@ -92,7 +83,6 @@ class Mamba2(StateSpaceMixer):
     """
 
     no_weight_decay = ("A_log", "D", "dt_bias")  # as published
-    fixed_length_graph = True
 
     def __init__(
         self,

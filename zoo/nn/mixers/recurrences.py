@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.context import Context
+from zoo.nn.exporting import any_length, each_token
 from zoo.nn.masks import MaskView
 
 
@@ -31,7 +32,7 @@ def previous_tokens(x: Tensor, last: Tensor | None, keep: Tensor | None = None) 
     if keep is None:
         return extended[:, :-1], extended[:, -1]
     numbers = torch.arange(1, x.shape[1] + 1, device=x.device)
-    latest = F.pad((numbers * keep).cummax(1).values, (1, 0))  # B N+1: the last real token up to each
+    latest = F.pad(running_max(numbers * keep), (1, 0))  # B N+1: the last real token up to each
     found = extended.gather(1, latest[..., None].expand_as(extended))
     return found[:, :-1], found[:, -1]
 
@@ -70,6 +71,8 @@ def scan(gates: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
     tokens = inputs.shape[1]
     if tokens == 1:
         return gates * start[:, None] + inputs
+    if any_length(tokens):
+        return each_token(_one_token, (gates.expand_as(inputs), inputs), start, 1)[0]
     size = math.isqrt(tokens)
     tail = (0, 0) * (inputs.ndim - 2) + (0, -tokens % size)
     steps_x = F.pad(inputs, tail).unflatten(1, (-1, size)).unbind(2)  # each [B, C, ...]
@@ -86,6 +89,34 @@ def scan(gates: Tensor, inputs: Tensor, start: Tensor) -> Tensor:
         state = torch.addcmul(end, product, state)
     y = torch.addcmul(torch.stack(all_h, 2), torch.stack(all_decays, 2), torch.stack(before, 1)[:, :, None])
     return y.flatten(1, 2)[:, :tokens]
+
+
+def _one_token(gate: Tensor, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    h = scan(gate, x, start)
+    return h, h[:, 0]
+
+
+def running_max(x: Tensor) -> Tensor:
+    """x [B, N, ...] -> the greatest value up to each token; not with a gradient."""
+    if not any_length(x.shape[1]):
+        return x.cummax(1).values
+    return each_token(_greater, (x,), x[:, 0], 1)[0]
+
+
+def _greater(x: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    top = torch.maximum(x[:, 0], top)
+    return top[:, None], top
+
+
+def decay_sums(x: Tensor) -> Tensor:
+    """[..., N] -> [..., N, N]: the sum of x over the tokens after column s up to row t, -inf where s > t.
+
+    Sums of exactly these tokens: differences of sums over all tokens would lose the digits of small ones.
+    """
+    n = x.shape[-1]
+    later = torch.ones(n, n, dtype=torch.bool, device=x.device).tril(-1)
+    sums = torch.where(later, x[..., None], 0).cumsum(-2)
+    return sums.masked_fill(later.mT, -torch.inf)
 
 
 def chunk_states(decays: Tensor, sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:

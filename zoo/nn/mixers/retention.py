@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from zoo.nn.context import Context
 from zoo.nn.core import check_positive
+from zoo.nn.exporting import any_length
 from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.linear_chunks import chunks
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
-from zoo.nn.mixers.recurrences import chunk_states, float32, kept_tokens
+from zoo.nn.mixers.recurrences import chunk_states, decay_sums, float32, kept_tokens
 from zoo.nn.rotary import Rotary
 
 
@@ -25,7 +26,6 @@ class Retention(Mixer):
     """
 
     masks_padding = True
-    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, value_dim: int | None = None, chunk: int = 64, eps: float = 1e-6) -> None:
         super().__init__(spec)
@@ -100,10 +100,13 @@ def decayed_attention(
     the recurrent form.
     """
     tokens = q.shape[2]
-    size = min(size, tokens)
+    size = tokens if any_length(tokens) else min(size, tokens)
     q, k, v, decay = chunks(q, size), chunks(k, size), chunks(v, size), chunks(log_decay[..., None], size)
     total = decay.cumsum(3)  # B H C c 1
-    between = (total - total.mT).masked_fill(torch.ones(size, size, device=q.device).triu(1).bool(), -torch.inf)
+    if any_length(tokens):  # as one chunk, for whose length differences would not be exact enough
+        between = decay_sums(decay[..., 0])
+    else:
+        between = (total - total.mT).masked_fill(torch.ones(size, size, device=q.device).triu(1).bool(), -torch.inf)
     with torch.autocast(q.device.type, enabled=False):
         sums = (k * (total[..., -1:, :] - total).exp()).mT @ v
         before, end = chunk_states(total[..., -1:, :].exp(), sums, start)

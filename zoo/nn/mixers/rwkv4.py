@@ -9,7 +9,13 @@ from zoo.nn.context import Context
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
-from zoo.nn.mixers.recurrences import float32, kept_tokens, linear_recurrence, previous_tokens
+from zoo.nn.mixers.recurrences import (
+    float32,
+    kept_tokens,
+    linear_recurrence,
+    previous_tokens,
+    running_max,
+)
 
 LOWEST = -1e30  # in place of -inf, whose differences are NaN
 
@@ -27,7 +33,6 @@ class RWKV4(Mixer):
     """
 
     masks_padding = True
-    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig) -> None:
         super().__init__(spec)
@@ -136,7 +141,7 @@ def past_sums(k: Tensor, v: Tensor, decay: Tensor, start: Sums, keep: Tensor | N
     with torch.no_grad():  # the average does not depend on what its sums are relative to
         # in float64: a slow decay is lost in the digits of a large k, and that at each step
         moved = torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(1)], 1).double() * decay  # B N+1 A
-        top = (torch.cat([start[0], shown], 1) + moved).cummax(1).values - moved
+        top = running_max(torch.cat([start[0], shown.double()], 1) + moved) - moved
         lowered, end = (top[:, :-1] - top[:, 1:]).to(k.dtype), top[:, -1:]
         top = top.to(k.dtype)
         before, after = top[:, :-1], top[:, 1:]

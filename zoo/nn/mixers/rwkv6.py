@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zoo.nn.context import Context
 from zoo.nn.core import check_positive
+from zoo.nn.exporting import any_length, each_token
 from zoo.nn.init import Initializer, uniform_
 from zoo.nn.kv_cache import LayerState, RecurrentState
 from zoo.nn.linear_chunks import chunks
@@ -36,7 +37,6 @@ class RWKV6(Mixer):
     """
 
     masks_padding = True
-    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, shift_rank: int = 32, decay_rank: int = 64) -> None:
         super().__init__(spec)
@@ -116,6 +116,8 @@ def gated_attention(
     tokens = q.shape[2]
     if tokens == 1:
         return q @ start, torch.addcmul(k.mT @ v, log_decay.exp().mT, start)
+    if any_length(tokens):
+        return each_token(gated_attention, (q, k, v, log_decay), start, 2)
     size = min(size, 1 << (tokens - 1).bit_length())
     q, k, v, d = (chunks(x, size) for x in (q, k, v, log_decay))  # B H C c P
     with torch.autocast(q.device.type, enabled=False):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zoo.nn.exporting import any_length, each_token
+
 SEGMENT = 32  # tokens whose states, [B, SEGMENT, S, E], are in memory at once
 MAX_SEGMENTS = 64  # for long rows the segments grow, so that the graph of a compiled model does not
 
@@ -106,10 +108,17 @@ def selective_scan(
         start = dt.new_zeros(dt.shape[0], *A.shape)
     with torch.autocast(dt.device.type, enabled=False):
         if n == 1:
-            h = torch.addcmul(v[:, 0, None] * B[:, 0, :, None], (dt[:, 0, None] * A).exp(), start)
-            return (C[:, 0, None] @ h), h
+            return one_token(dt, v, A, B, C, start)
+        if any_length(n):
+            return each_token(lambda dt, v, B, C, h: one_token(dt, v, A, B, C, h), (dt, v, B, C), start, 1)
         block, segment = segment_sizes(n)
         if extra := -n % block:  # tokens with dt = 0 and v = 0 keep the state
             dt, v, B, C = (F.pad(t, (0, 0, 0, extra)) for t in (dt, v, B, C))
         y, last = SelectiveScan.apply(dt, v, A, B, C, start, block, segment)
         return y[:, :n], last
+
+
+def one_token(dt: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """`selective_scan` for one token."""
+    h = torch.addcmul(v[:, 0, None] * B[:, 0, :, None], (dt[:, 0, None] * A).exp(), state)
+    return C[:, 0, None] @ h, h
