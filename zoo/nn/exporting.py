@@ -28,7 +28,10 @@ def each_token(step: Step, inputs: Sequence[Tensor], start: Tensor, dim: int) ->
     step(*inputs of one token, state) -> (output of this token, state after it); tokens are along `dim` in inputs and
     outputs, where those of one token have size 1. In a graph for any length this is one operation, Scan in ONNX.
     """
-    if not any_length(inputs[0].shape[dim]):
+    tokens = inputs[0].shape[dim]
+    if not any_length(tokens):
+        if tokens == 1:
+            return step(*inputs, start)
         state, outputs = start, []
         for token in zip(*(x.split(1, dim) for x in inputs), strict=True):
             y, state = step(*token, state)

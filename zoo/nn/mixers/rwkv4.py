@@ -141,7 +141,7 @@ def past_sums(k: Tensor, v: Tensor, decay: Tensor, start: Sums, keep: Tensor | N
     with torch.no_grad():  # the average does not depend on what its sums are relative to
         # in float64: a slow decay is lost in the digits of a large k, and that at each step
         moved = torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(1)], 1).double() * decay  # B N+1 A
-        top = running_max(torch.cat([start[0], shown.double()], 1) + moved) - moved
+        top = running_max(torch.cat([start[0], shown], 1) + moved) - moved
         lowered, end = (top[:, :-1] - top[:, 1:]).to(k.dtype), top[:, -1:]
         top = top.to(k.dtype)
         before, after = top[:, :-1], top[:, 1:]
