@@ -49,6 +49,7 @@ class Decoder(nn.Module):
             width,
             max_length=max_length if kind in ("sinusoid", "learned") else None,
             sinusoids="interleaved" if kind == "sinusoid" else None,
+            scale=width**0.5 if kind == "sinusoid" else 1.0,  # as large as the sinusoids (Vaswani et al. 2017, 3.4)
         )
         self.buckets = nn.Parameter(torch.empty(32, heads)) if kind == "t5" else None
         self.blocks = config.stack(depth)
