@@ -133,7 +133,7 @@ def tokens_read(
     line = torch.arange(width, device=rows.device)
     if target.positions is not None:
         places = target.positions[rows].view(len(rows), -1)  # several of an answer
-        return (line == places[..., None]).float().mean(1)
+        return ((line == places[..., None]) * target.weights(rows)[..., None]).sum(1)
     tower = tower_of(inputs, part)
     head, mode = tower.head, None
     first = torch.zeros(len(rows), width, device=rows.device)
@@ -191,7 +191,9 @@ def through_cross(
     cross = torch.stack(crosses).mean(0)  # R T M
     if method == "attention_x_gradient":
         return cross.sum(1)
-    read = cross[torch.arange(len(rows), device=rows.device), target.positions[rows]]
+    places = target.positions[rows].view(len(rows), -1)
+    read = cross.gather(1, places[..., None].expand(-1, -1, cross.shape[2]))  # R A M
+    read = (read * target.weights(rows)[..., None]).sum(1)
     return read if method == "attention" else follow(read, encoder, method)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zoo.interpret.answers import inputs_and_target
 from zoo.interpret.attention_scores import METHODS as ATTENTION
 from zoo.interpret.attention_scores import attention_scores
 from zoo.interpret.attribution_gradients import (
@@ -24,7 +25,6 @@ from zoo.interpret.attribution_gradients import (
     input_x_gradient,
     integrated_gradients,
 )
-from zoo.interpret.attribution_target import inputs_and_target
 from zoo.interpret.plot_attribution import plot_attribution
 from zoo.interpret.replacements import choices
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
@@ -108,10 +108,11 @@ def attribute(
         inputs: What `model.preprocess` takes, one or a list; its keywords in a dict, {"images": ..., "text": ...}; or a
             batch, padded or packed (`zoo.pack`; then each document is a row).
         target: A class by its name or number, a token by its text or number, or (position, class) for an output at a
-            token; a list has one for each row. Of a decoder also an answer, a text of several tokens that follows the
-            input: the score is the sum of theirs, and the answer itself has none. None: the most probable class, or the
-            most probable token after the last one or at the mask. The score of a contrastive model is the similarity of
-            its two inputs.
+            token; a list has one for each row. Of a decoder, also that of an encoder-decoder, an answer, a text of
+            several tokens that follows the input: the score is the sum of theirs, and the answer itself has none. Of a
+            model with head="qa" an answer by its text in the context or by its (first, last) token. None: the most
+            probable class, answer in the context, or token after the last one or at the mask. The score of a
+            contrastive model is the similarity of its two inputs.
         method: "integrated_gradients" (Sundararajan et al. 2017); "input_x_gradient"; "attention", from the tokens that
             the output layer reads, the mean over heads and layers; "rollout" (Abnar and Zuidema 2020);
             "attention_x_gradient", the mean over heads and layers of the positive products of weights and their

@@ -9,23 +9,26 @@ import torch
 from torch import Tensor
 
 from zoo.inference.probabilities import activated
-from zoo.interpret.scored_inputs import ScoredInputs, find_parts, tokenizer_of
+from zoo.interpret.answer_spans import answer_spans
+from zoo.interpret.scored_inputs import ScoredInputs, tokenizer_of
 from zoo.interpret.token_texts import token_texts
 from zoo.models.contrast.model import ContrastiveOutput
 from zoo.models.encoder_decoder import EncoderDecoder
-from zoo.models.paligemma.model import PaliGemma
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """The classes [B] of outputs [B, C], or at `positions` [B] of outputs [B, N, C]; both None for similarities.
 
-    Of an answer they are its tokens and their places [B, A], and the score is the sum over these. labels: their names.
+    Of an answer they are its tokens and their places [B, A], and the score is the sum over these; -1 stands behind
+    shorter answers. With head="qa" they are the two outputs, for the first and the last token, at these tokens, which
+    are chosen `among` [B, N]. labels: their names.
     """
 
     classes: Tensor | None
     positions: Tensor | None
     labels: list[str]
+    among: Tensor | None = None
 
     def scores(self, output: Any, rows: Tensor) -> Tensor:
         """The scores [R] (logits, or similarities times their scale) in the output of some rows [R]."""
@@ -33,19 +36,37 @@ class Target:
             scores: Tensor = output.logit_scale * similarities(output)
             return scores if output.logit_bias is None else scores + output.logit_bias
         classes, found = self.classes[rows], self.of_rows(output, rows)
-        chosen = found.gather(-1, classes[..., None])[..., 0]
-        return chosen if classes.ndim == 1 else chosen.sum(1)
+        chosen = found.gather(-1, classes.clamp(min=0)[..., None])[..., 0]
+        return chosen if classes.ndim == 1 else chosen.masked_fill(classes < 0, 0.0).sum(1)
 
-    def probabilities(self, model: Any, output: Any, rows: Tensor) -> Tensor:
-        """The probabilities [R], float32: the values of a regression, and cosine similarities, as they are."""
+    def probabilities(self, model: Any, output: Any, rows: Tensor, there: Tensor | None = None) -> Tensor:
+        """The probabilities [R], float32: the values of a regression, and cosine similarities, as they are.
+
+        Of an answer of several tokens it is the geometric mean of theirs; with head="qa" that of the first token times
+        that of the last. there [R, N]: the tokens that the model reads, None for all.
+        """
         if self.classes is None:
             return similarities(output).float()
+        classes = self.classes[rows]
+        if self.among is not None:
+            among = self.among[rows] if there is None else self.among[rows] & there
+            logs = output.float().masked_fill(~among[..., None], -torch.inf).log_softmax(1)
+            return self.of_rows(logs, rows).gather(-1, classes[..., None]).sum((1, 2)).exp()
         found = self.of_rows(output, rows).float()
-        found = activated(model, found) if model.config.head == "classify" else found.softmax(-1)
-        return found.gather(1, self.classes[rows][:, None])[:, 0]
+        if classes.ndim == 1:
+            found = activated(model, found) if model.config.head == "classify" else found.softmax(-1)
+            return found.gather(1, classes[:, None])[:, 0]
+        logs = found.log_softmax(-1).gather(-1, classes.clamp(min=0)[..., None])[..., 0]
+        return (logs * self.weights(rows)).sum(1).exp()
+
+    def weights(self, rows: Tensor) -> Tensor:
+        """The equal shares [R, A] of the tokens of an answer, or of the only one."""
+        assert self.classes is not None
+        real = (self.classes[rows].view(len(rows), -1) >= 0).float()
+        return real / real.sum(1, keepdim=True)
 
     def of_rows(self, output: Tensor, rows: Tensor) -> Tensor:
-        """The outputs [R, C] of the classes; with head="qa", over all tokens as the classes."""
+        """The outputs [R, C] of the classes, or [R, A, C] of an answer."""
         if self.positions is None:
             return output
         positions = self.positions[rows]
@@ -65,8 +86,9 @@ def find_target(inputs: ScoredInputs, target: Any, batch_size: int) -> Target:
     Args:
         inputs: The inputs.
         target: A class by its number or name, or (position, class) for outputs at every token, where a position may be
-            negative; a list of these, one for each row. None: the class or token with the highest score, after the last
-            token of a language model, and at the mask of a masked one.
+            negative; with head="qa" an answer by its text or (first, last) token; a list of these, one for each row.
+            None: the class, token or answer with the highest score, after the last token of a language model, and at
+            the mask of a masked one.
         batch_size: Rows that are computed at once.
 
     Raises: ValueError for a target that the model does not have.
@@ -79,50 +101,13 @@ def find_target(inputs: ScoredInputs, target: Any, batch_size: int) -> Target:
     found = [target_of_rows(inputs, rows, [given[row] for row in rows.tolist()]) for rows in every.split(batch_size)]
     classes = [one.classes for one in found if one.classes is not None]
     positions = [one.positions for one in found if one.positions is not None]
+    among = [one.among for one in found if one.among is not None]
     return Target(
         torch.cat(classes) if classes else None,
         torch.cat(positions) if positions else None,
         [label for one in found for label in one.labels],
+        torch.cat(among) if among else None,
     )
-
-
-def inputs_and_target(inputs: ScoredInputs, target: Any, batch_size: int) -> tuple[ScoredInputs, Target]:
-    """The inputs, followed by the answer if the target is one, and the target; see `find_target`."""
-    if isinstance(target, Target):
-        return inputs, target
-    return with_answer(inputs, target) or (inputs, find_target(inputs, target, batch_size))
-
-
-def with_answer(inputs: ScoredInputs, target: Any) -> tuple[ScoredInputs, Target] | None:
-    """The inputs followed by an answer, a text of several tokens, and these tokens as the target; None for what is not
-    an answer of a decoder.
-
-    Raises: ValueError for inputs with padding, behind which nothing follows.
-    """
-    model, tokenizer = inputs.model, tokenizer_of(inputs.model)
-    is_decoder = model.config.head == "lm" and not isinstance(model, EncoderDecoder)
-    if not isinstance(target, str) or tokenizer is None or not is_decoder:
-        return None
-    ids: list[int] = tokenizer.backend.encode(target, add_special_tokens=False).ids
-    if len(ids) < 2 or tokenizer.backend.token_to_id(target) is not None:
-        return None
-    keep = list(inputs.parts.values())[-1].keep
-    if not bool(keep.all()):
-        raise ValueError(f"target={target!r} has {len(ids)} tokens, which follow the input: expected inputs without "
-                         "padding, such as one at a time")  # fmt: skip
-    rows, length = keep.shape
-    answer = torch.tensor(ids, device=keep.device).expand(rows, -1)
-    batch = dict(inputs.batch) | {"input_ids": torch.cat([inputs.batch["input_ids"], answer[:, :-1]], 1)}
-    for name in ("attention_mask", "token_type_ids", "image_attention_mask"):
-        if name in batch:
-            last = batch[name][:, -1:]
-            if name == "token_type_ids" and isinstance(model, PaliGemma):
-                last = torch.ones_like(last)
-            batch[name] = torch.cat([batch[name], last.repeat_interleave(len(ids) - 1, 1)], 1)
-    parts = {part.name: part for part in find_parts(model, batch)}
-    list(parts.values())[-1].fixed[:, length:] = True
-    places = torch.arange(length - 1, length - 1 + len(ids), device=keep.device).expand(rows, -1)
-    return ScoredInputs(model, batch, parts), Target(answer, places, [target] * rows)
 
 
 def target_of_rows(inputs: ScoredInputs, rows: Tensor, given: Sequence[Any]) -> Target:
@@ -137,9 +122,12 @@ def target_of_rows(inputs: ScoredInputs, rows: Tensor, given: Sequence[Any]) -> 
         first, second = output.present
         return Target(None, None, [f"similarity of {first} and {second}"] * len(rows))
     head = inputs.model.config.head
-    if not isinstance(output, Tensor) or head in (None, "pool", "qa") or output.ndim not in (2, 3):
+    if head == "qa":
+        spans, among, names = answer_spans(inputs, rows, given, output)
+        return Target(torch.arange(2, device=rows.device).expand_as(spans), spans, names, among)
+    if not isinstance(output, Tensor) or head in (None, "pool") or output.ndim not in (2, 3):
         raise ValueError(f"the model has head={head!r}: expected scores of classes or tokens (head='classify', "
-                         "'token', 'ctc', 'lm' or 'masked_lm') or a contrastive model")  # fmt: skip
+                         "'token', 'qa', 'ctc', 'lm' or 'masked_lm') or a contrastive model")  # fmt: skip
     pairs = [one if isinstance(one, tuple) and len(one) == 2 else (None, one) for one in given]
     positions = None
     if output.ndim == 3:

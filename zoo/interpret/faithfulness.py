@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zoo.interpret.answers import inputs_and_target
 from zoo.interpret.attribution import Attribution, attribute, check_method
-from zoo.interpret.attribution_target import Target, find_target
+from zoo.interpret.attribution_target import Target
 from zoo.interpret.plot_attribution import plot_faithfulness
 from zoo.interpret.replacements import choices, replacement_values, token_id
 from zoo.interpret.scored_inputs import Part, ScoredInputs, scored_inputs
@@ -142,7 +143,9 @@ def faithfulness(
         inputs: As in `zoo.attribute`.
         scores: Methods of `zoo.attribute` by their names, an `Attribution` of the same inputs, or {name: Attribution or
             scores [B, n]}.
-        target: As in `zoo.attribute`.
+        target: As in `zoo.attribute`. The probability of an answer that a decoder writes is the geometric mean of those
+            of its tokens; that of an answer in a context is the product of those of its first and last token, and its
+            words stay.
         part: The part that is changed, by default the first ("text", "image", "audio").
         removal: How units are removed. Of texts "remove" (the default): the model reads the text without the tokens,
             as if they had not been written, and sees no token that it was not trained on; or "mask" or "pad", that
@@ -155,20 +158,20 @@ def faithfulness(
         batch_size: Inputs that are computed at once.
 
     Raises: ValueError for scores of another length than the inputs, for a removal that the part does not have, and
-        for a text of special tokens alone.
+        for a text that has nothing to remove.
     """
     for name, value in (("steps", steps), ("random_orders", random_orders), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
     found = inputs if isinstance(inputs, ScoredInputs) else scored_inputs(model, inputs)
-    own = found.part(part)
+    found, chosen = inputs_and_target(found, target, batch_size)
+    own = without_read_tokens(found, found.part(part), chosen)
     if not bool(own.free.any(1).all()):
         row = int((~own.free.any(1)).nonzero()[0])
-        raise ValueError(f"row {row} has nothing to remove: all of its {own.name} are special tokens or padding")
+        raise ValueError(f"row {row} has nothing to remove: all of its {own.name} are special tokens, padding or "
+                         "tokens that the output is read at, such as the answer")  # fmt: skip
     how = removal or ("remove" if own.words is not None and own.mask is not None else default_removal(own))
     check_removal(own, how)
-    chosen = target if isinstance(target, Target) else find_target(found, target, batch_size)
-    own = without_read_token(found, own, chosen)
     run = Removal(found, own, how, chosen, batch_size)
     orders = {name: ranks(x, own.free) for name, x in named_scores(found, own, scores, chosen).items()}
     curves = [Curve(name, *run.curves(order, steps)) for name, order in orders.items()]
@@ -192,13 +195,18 @@ def check_removal(part: Part, how: str) -> None:
     check_choice(f"removal of {part.name}", how, tokens if part.words is not None else choices(part))
 
 
-def without_read_token(inputs: ScoredInputs, part: Part, target: Target) -> Part:
-    """The part; the token at whose position the output is read stays, as without it there is no output."""
+def without_read_tokens(inputs: ScoredInputs, part: Part, target: Target) -> Part:
+    """The part; the tokens at whose positions the output is read stay, as without them there is no output, and so do
+    all words of an answer in a context."""
     if part.words is None or target.positions is None or part is not list(inputs.parts.values())[-1]:
         return part
-    fixed = part.fixed.clone()
-    fixed[torch.arange(len(fixed), device=fixed.device), target.positions] = True
-    return replace(part, fixed=fixed)
+    places = target.positions.view(len(part.fixed), -1)
+    line = torch.arange(part.fixed.shape[1], device=places.device)
+    if target.among is not None:
+        read = (places[:, :1] <= line) & (line <= places[:, 1:])
+    else:
+        read = (line == places[..., None]).any(1)
+    return replace(part, fixed=part.fixed | read)
 
 
 def named_scores(inputs: ScoredInputs, part: Part, scores: Any, target: Target) -> dict[str, Tensor]:
@@ -265,9 +273,10 @@ class Removal:
         masks = removed.flatten(0, 1).to(device)
         for some in torch.arange(len(rows), device=device).split(self.batch_size):
             own = rows[some]
+            there = self.part.keep[own] & ~masks[some] if new is None else None
             with torch.no_grad():
                 output = self.inputs.run(own, inputs=self.changed(own, masks[some], new))
-            yield self.target.probabilities(self.inputs.model, output, own).cpu()
+            yield self.target.probabilities(self.inputs.model, output, own, there).cpu()
 
     def replacements(self) -> Tensor | None:
         """What stands in the place of all units, None for tokens that are not read."""
