@@ -1,8 +1,9 @@
 """Predicted time of a step of two processes of this machine against measured steps.
 
-    python benchmarks/plan_time.py [steps=6] [plans=8] [cpu_time=0]
+    python benchmarks/plan_time.py [steps=6] [plans=8] [rounds=1] [cpu_time=0]
 
-Each measured time is the best of `steps`; the machine is measured before, as `zoo plan --measure` does.
+The machine is measured before, as `zoo plan --measure` does. Each time is the best of `steps` in all `rounds`, of
+which each measures and predicts all plans.
 `cpu_time=1`: the time in which a process computes, on a machine that other work shares: without what it waits for.
 """
 
@@ -76,20 +77,26 @@ def seconds(rank: int, plan: Plan, clock: Any, steps: int) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    o = options({"steps": 1, "plans": 1}, steps=6, plans=len(PLANS), cpu_time=0)
+    o = options({"steps": 1, "plans": 1, "rounds": 1}, steps=6, plans=len(PLANS), rounds=1, cpu_time=0)
     clock = time.process_time if o.cpu_time else time.perf_counter
     model = zoo.create_model("gpt_nano", **MODEL)
-    found = []
-    device = measured_machine(model, ROWS, TOKENS, "fp32", clock)
+    plans = dict(list(PLANS.items())[: o.plans])
+    measured, predicted = ({name: float("inf") for name in plans} for _ in range(2))
+    for _ in range(o.rounds):
+        device = measured_machine(model, ROWS, TOKENS, "fp32", clock, 2)
+        listed = plan_run(model, 2, ROWS, gpu=device, length=TOKENS, precision="fp32", only=list(plans.values()),
+                          clock=clock).plans  # fmt: skip
+        for name, plan in plans.items():
+            measured[name] = min(measured[name], max(ranks(2, seconds, plan, clock, o.steps, timeout=600)))
+            time_of = next(each.time for each in listed if each.plan == plan)
+            seconds_of = time_of.total - (time_of.waiting if o.cpu_time else 0)
+            predicted[name] = min(predicted[name], seconds_of)
     print("| plan | measured, ms | predicted, ms | ratio |\n|---|---|---|---|")
-    for name, plan in list(PLANS.items())[: o.plans]:
-        measured = max(ranks(2, seconds, plan, clock, o.steps, timeout=600))
-        (best,) = plan_run(model, 2, ROWS, gpu=device, length=TOKENS, precision="fp32", only=[plan]).plans
-        predicted = best.time.total - (best.time.waiting if o.cpu_time else 0)
-        found.append((measured, predicted, name))
-        print(f"| {name} | {measured * 1e3:.0f} | {predicted * 1e3:.0f} | {predicted / measured:.2f} |", flush=True)
-    print("\nfrom fast to slow, measured:", ", ".join(name for _, _, name in sorted(found)))
-    print("from fast to slow, predicted:", ", ".join(name for _, _, name in sorted(found, key=lambda each: each[1])))
+    for name in plans:
+        own, guess = measured[name], predicted[name]
+        print(f"| {name} | {own * 1e3:.0f} | {guess * 1e3:.0f} | {guess / own:.2f} |")
+    print("\nfrom fast to slow, measured:", ", ".join(sorted(plans, key=lambda name: measured[name])))
+    print("from fast to slow, predicted:", ", ".join(sorted(plans, key=lambda name: predicted[name])))
 
 
 if __name__ == "__main__":

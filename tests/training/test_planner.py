@@ -31,6 +31,7 @@ from zoo.training.planner.hardware import GPUS, Hardware
 from zoo.training.planner.links import memory_of_machine
 from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.search import plan_run
+from zoo.training.planner.timed_steps import Timed, case_of, scaled
 from zoo.training.planner.timing import Group, exchanging
 from zoo.training.planner.trace import Division, backward, imaginary_processes, trace
 
@@ -238,6 +239,24 @@ def test_time_of_exchanges() -> None:
     assert exchanging(Exchange("reduce_scatter", 1, 16 * 10**9), Group(16, 1), device) == pytest.approx(1.5)
     assert exchanging(Exchange("send", 1, 10**9), Group(2, 1), device) == pytest.approx(0.1)
     assert exchanging(Exchange("all_reduce", 1, 10**9), Group(1, 1), device) == 0.0
+
+
+def test_timed_steps_scale_the_rates() -> None:
+    """Few blocks are timed; the rest is in proportion. While a stage waits, the other computes alone."""
+    model = meta_copy("gpt_nano", GPT | {"depth": 6, "tie_word_embeddings": False})
+    estimator = Estimator(model, read_batch(8, model), CPU, bf16=False)
+    pipeline, copies = (estimator.estimate(plan, 4 // plan.parts_of_pipeline * plan.pipeline)
+                        for plan in (Plan(pipeline=2, microbatches=4), Plan(data=2)))  # fmt: skip
+    assert case_of(pipeline).plan == Plan() and case_of(pipeline).whole_logits
+    blocks = meta_copy("gpt_nano", GPT | {"depth": 3, "tie_word_embeddings": False})
+    rough = Estimator(blocks, estimator.batch, CPU, bf16=False).estimate(Plan(data=2), 4).time
+    timed = scaled(estimator, copies, Timed(10 * rough.computing, 10 * rough.computing, 3 * rough.optimizer))
+    assert timed.computing == pytest.approx(10 * copies.time.computing)
+    assert timed.optimizer == pytest.approx(3 * copies.time.optimizer)
+    assert timed.exchanging == copies.time.exchanging and timed.waiting == 0
+    alike, faster = (scaled(estimator, pipeline, Timed(1.0, alone, 1.0)) for alone in (1.0, 0.75))
+    assert alike.waiting == pytest.approx((alike.computing + alike.exchanging) / 4)
+    assert faster.waiting == pytest.approx(alike.waiting / 2)
 
 
 def test_the_list() -> None:

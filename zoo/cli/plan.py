@@ -30,7 +30,7 @@ def add_command(command: Callable[..., Any], describe_model: Callable[..., Any])
         new.add_argument(f"--{name}", type=float, metavar=unit, help=f"{what}, in place of the table's")
     new.add_argument("--node", type=int, metavar="N", help="devices of a machine (8)")
     new.add_argument("--measure", action="store_true",
-                     help="measure this machine's CPU: products of the shapes of the model, and exchanges between two "
+                     help="measure this machine's CPU: steps of the plans with few blocks, and exchanges between two "
                      "processes")  # fmt: skip
     new.add_argument("--json", action="store_true", help="print JSON")
     new.set_defaults(rest="overrides", describe_model=describe_model)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,9 +21,11 @@ def compare(args: argparse.Namespace, name: str, model: Model) -> int:
         raise ValueError(
             f"--measure is of this machine's CPU, and --gpu {args.gpu} of another device: omit one of them"
         )
-    precision = args.precision or ("fp32" if args.gpu == "cpu" or args.measure else "bf16")
+    measured = args.gpu == "cpu" or args.measure
+    precision = args.precision or ("fp32" if measured else "bf16")
     hardware = device(args, model, precision)
-    found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision)
+    found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision,
+                     clock=time.perf_counter if measured and args.tflops is None else None)  # fmt: skip
     found = replace(found, model=name)
     if args.json:
         say(json.dumps(as_json(found), indent=2))
@@ -41,7 +44,7 @@ def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
         hardware = replace(hardware, node=node)
     else:
         hardware = in_precision(find_gpu(args.gpu or "h100"), precision)
-    given = {
+    given: dict[str, Any] = {
         "tflops": args.tflops, "bandwidth_gb_s": args.bandwidth_gb_s, "memory_gb": args.memory_gb,
         "link_gb_s": args.link_gb_s, "network_gb_s": args.network_gb_s, "node": args.node,
     }  # fmt: skip
@@ -51,6 +54,8 @@ def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected more than 0")
     if args.tflops:
         given |= {"attention_tflops": args.tflops * hardware.attention_tflops / hardware.tflops, "peak_tflops": None}
+    if args.link_gb_s:
+        given["links"] = {}
     return replace(hardware, **given) if given else hardware
 
 
@@ -102,8 +107,8 @@ def gigabytes(size: float) -> str:
 def show_best(found: Comparison, best: Estimate, out: Any) -> None:
     """Print the parts of the fastest plan, and the options of a recipe."""
     memory = ", ".join(f"{name} {gigabytes(size)}" for name, size in asdict(best.memory).items() if size)
-    time = ", ".join(f"{name} {seconds:.3g}" for name, seconds in asdict(best.time).items() if seconds)
-    out.print(f"fastest: GB of memory: {memory}; seconds: {time}", soft_wrap=True)
+    seconds = ", ".join(f"{name} {value:.3g}" for name, value in asdict(best.time).items() if value)
+    out.print(f"fastest: GB of memory: {memory}; seconds: {seconds}", soft_wrap=True)
     out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
 
 

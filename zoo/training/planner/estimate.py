@@ -74,13 +74,18 @@ class Estimator:
         batch: Of a step.
         hardware: The devices.
         bf16: Whether computed values are in bfloat16.
+
+    Attributes:
+        traced: The model, or with three of its blocks if all are alike.
     """
 
     def __init__(self, model: Model, batch: Batch, hardware: Hardware, *, bf16: bool) -> None:
         self.model, self.batch, self.hardware = model, batch, hardware
         self.dtype = torch.bfloat16 if bf16 else torch.float32
-        self.short = shorter(model)
-        self.traces: dict[Any, Trace] = {}
+        short = shorter(model)
+        self.traced = model if short is None else short
+        self.traces: dict[Division, Trace] = {}
+        self.of_blocks: dict[Division, Trace] = {}
         self.layouts: dict[Any, Layout | None] = {}
         self.held: dict[Any, Units] = {}
         self.cut: dict[int, list[Stage]] = {}
@@ -98,11 +103,17 @@ class Estimator:
             one, two = (self.trace(replace(division, rows=rows)) for rows in (1, 2))
             return of_rows(one, two, division.rows)
         if division not in self.traces:
-            model = self.model if self.short is None else self.short
-            with imaginary_processes(division.tensor * division.context):
-                found = trace(model, self.batch.inputs(model, division.rows), division)
-            self.traces[division] = found if self.short is None else repeated(found, len(blocks_of(self.model)))
+            found = self.trace_blocks(division)
+            whole = self.traced is self.model
+            self.traces[division] = found if whole else repeated(found, len(blocks_of(self.model)))
         return self.traces[division]
+
+    def trace_blocks(self, division: Division) -> Trace:
+        """The trace of `traced`: of three blocks if all are alike."""
+        if division not in self.of_blocks:
+            with imaginary_processes(division.tensor * division.context):
+                self.of_blocks[division] = trace(self.traced, self.batch.inputs(self.traced, division.rows), division)
+        return self.of_blocks[division]
 
     def layout(self, plan: Plan) -> Layout | None:
         """How the processes of `tensor` divide the model."""

@@ -1,8 +1,8 @@
 """Ceilings of devices and of what connects them, in a small table, given, or measured on this machine."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -26,6 +26,7 @@ class Hardware:
         launch_us: Microseconds between two operations of the host.
         link_gb_s, link_us: GB/s that a device sends to others of its machine, and microseconds until they arrive.
         network_gb_s, network_us: The same between machines.
+        links: {operation: (GB/s, microseconds)} of those whose own were measured, within a machine.
         node: Devices of a machine.
         overlaps: Whether parameters and gradients are exchanged while others are computed.
         on_gpu: Whether the device is a GPU.
@@ -43,6 +44,7 @@ class Hardware:
     link_us: float = 10.0
     network_gb_s: float = 25.0
     network_us: float = 20.0
+    links: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     node: int = 8
     overlaps: bool = True
     on_gpu: bool = True

@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 
 from zoo.models.base import Model
 from zoo.training.planner.batch import read_batch
@@ -40,8 +41,9 @@ def measured_machine(
         cpu = measured_cpu(shapes_of(model, rows), dtype, clock, memory_of_machine() / processes / 1e9)
     finally:
         torch.set_num_threads(before)
-    gb_s, latency = measured_links(clock)
-    return replace(cpu, link_gb_s=gb_s, network_gb_s=gb_s, link_us=latency * 1e6, network_us=latency * 1e6)
+    links = measured_links(clock)
+    gb_s, latency = links["all_reduce"]
+    return replace(cpu, link_gb_s=gb_s, network_gb_s=gb_s, link_us=latency, network_us=latency, links=links)
 
 
 def memory_of_machine() -> float:
@@ -63,8 +65,8 @@ def shapes_of(model: nn.Module, rows: int) -> list[tuple[int, int, int]]:
     return [(rows, *shape) for shape in found]
 
 
-def measured_links(clock: Clock = time.perf_counter) -> tuple[float, float]:
-    """(GB/s that a process sends, seconds of latency) of all-reduces between two gloo processes."""
+def measured_links(clock: Clock = time.perf_counter) -> dict[str, tuple[float, float]]:
+    """{operation: (GB/s that a process sends, microseconds of latency)} of two gloo processes, of median times."""
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,21 +74,39 @@ def measured_links(clock: Clock = time.perf_counter) -> tuple[float, float]:
                    for rank in range(2)]  # fmt: skip
         for process in started:
             process.start()
-        small, large = answers.get(timeout=120)
+        found: dict[str, tuple[float, float]] = answers.get(timeout=120)
         for process in started:
             process.join(10)
-    latency = small / 2  # an all-reduce passes twice
-    return 4 * LARGE / max(large - small, 1e-9) / 1e9, latency
+    links = {}
+    for name, (small, large) in found.items():
+        passes = 2 if name == "all_reduce" else 1
+        share = 1.0 if name == "send" else 0.5  # of the bytes of the whole, one of two processes has the other half
+        links[name] = passes * share * 4 * LARGE / max(large - small, 1e-9) / 1e9, small / passes * 1e6
+    return links
 
 
 def _exchange(rank: int, store: str, answers: Any, clock: Clock) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    seconds = []
+    seconds: dict[str, list[float]] = {}
     for size in (SMALL, LARGE):
-        x = torch.ones(size)
-        seconds.append(best_of(partial(dist.all_reduce, x), 20, clock))
+        whole, half, other = torch.ones(size), torch.ones(size // 2), torch.ones(size)
+        calls: dict[str, Callable[[], object]] = {
+            "all_reduce": partial(dist.all_reduce, whole),
+            "all_gather": partial(dist.all_gather_into_tensor, whole, half),
+            "reduce_scatter": partial(dist.reduce_scatter_tensor, half, whole),
+            "all_to_all": partial(dist.all_to_all_single, other, whole),
+            "send": partial(_pass_on, rank, whole),
+        }
+        for name, call in calls.items():
+            times = sorted(best_of(call, 1, clock) for _ in range(20))
+            seconds.setdefault(name, []).append(times[len(times) // 2])  # a step has many, which are not all the best
     if rank == 0:
         answers.put(seconds)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _pass_on(rank: int, x: Tensor) -> None:
+    """Send from the first process to the second, or receive."""
+    (dist.send if rank == 0 else dist.recv)(x, 1 - rank)

@@ -15,7 +15,8 @@ from zoo.models.tower_config import ContrastiveConfig
 from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
 from zoo.training.planner.estimate import Estimate, Estimator
-from zoo.training.planner.hardware import Hardware, find_gpu, in_precision
+from zoo.training.planner.hardware import Clock, Hardware, find_gpu, in_precision
+from zoo.training.planner.timed_steps import fits_for_timing, with_timed_steps
 
 LONG = 8192  # tokens of a row from which plans with `context` are tried
 MOST_STAGES = 16  # processes of a pipeline
@@ -93,6 +94,7 @@ def plan_run(
     precision: str = "bf16",
     only: Sequence[Plan] | None = None,
     shown: int = SHOWN,
+    clock: Clock | None = None,
 ) -> Comparison:
     """Compare the plans for training a model on some devices, from shapes alone.
 
@@ -107,6 +109,8 @@ def plan_run(
         precision: "bf16" or "fp32".
         only: Plans to compare, instead of all that divide the devices.
         shown: How many plans are traced with their own number of rows; others are left out.
+        clock: With a `gpu` that was measured on this machine, steps of these plans are timed with it; None for times
+            from rates alone.
 
     Returns: Those that fit into the memory of a device, the fastest first, and why others do not.
 
@@ -129,6 +133,9 @@ def plan_run(
     estimator = Estimator(made, read_batch(batch, made, length), hardware, bf16=precision == "bf16")
     search = Search(estimator, gpus)
     plans = search.best(only, shown)
+    if clock is not None and plans and fits_for_timing(estimator, min(gpus, hardware.node)):
+        plans = with_timed_steps(estimator, plans, min(gpus, hardware.node), clock)
+        plans.sort(key=lambda e: e.time.total)
     name = model if isinstance(model, str) else type(model).__name__
     return Comparison(name, sum(p.numel() for p in made.parameters()), gpus, hardware, estimator.batch,
                       precision == "bf16", estimator.flops(), tuple(plans), search.refusals(),

@@ -54,9 +54,10 @@ def computing(work: Work, hardware: Hardware) -> float:
 def exchanging(exchange: Exchange, group: Group, hardware: Hardware) -> float:
     """Seconds of an exchange of a group."""
     n, near, size = group.size, group.near, exchange.bytes
-    link, network = hardware.link_gb_s * 1e9, hardware.network_gb_s * 1e9
+    link_gb_s, link_us = hardware.links.get(exchange.operation, (hardware.link_gb_s, hardware.link_us))
+    link, network = link_gb_s * 1e9, hardware.network_gb_s * 1e9
     far = near < n
-    latency = (hardware.network_us if far else hardware.link_us) * 1e-6
+    latency = (hardware.network_us if far else link_us) * 1e-6
     if exchange.operation == "send":
         return exchange.count * latency + size / (network if far else link)
     if n == 1:
