@@ -92,7 +92,7 @@ def gradients_and_memory(rank: int, plans: tuple[Plan, ...], tied: bool) -> list
     ("tied", "plans"),
     [
         (True, (Plan(data=2), Plan(shard=2, mixed_precision="bf16"))),
-        (False, (Plan(shard=2, checkpointing="full"),)),
+        (False, (Plan(shard=2, checkpointing="full", cpu_offload=True),)),
     ],
     ids=["shared embeddings", "own head"],
 )

@@ -28,7 +28,7 @@ from zoo.training.same_ranks import check_same
 WORDS = ("steps=4", "accelerator=cpu", "mixup=0", "validate_every=2", "precision=fp32", "baseline=false")
 PLANS = {
     "copies": ("plan.data=2",),
-    "shards": ("plan.shard=2", "plan.checkpointing=selective"),
+    "shards": ("plan.shard=2", "plan.checkpointing=selective", "plan.cpu_offload=true"),
     "heads": ("plan.tensor=2",),
     "heads and tokens": ("plan.tensor=2", "plan.sequence=true"),
     "shards of parts": ("plan.tensor=2", "plan.shard=2"),
@@ -85,7 +85,7 @@ def test_a_pipeline_continues_under_other_plans(alone: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("plan", "message"), [
     (dict(checkpointing="full"), "plan.checkpointing=full is of a plan of several processes"),
-    (dict(shard=2, cpu_offload=True), "plan.cpu_offload=true: recipes keep parameters"),
+    (dict(shard=2, pipeline=2, cpu_offload=True), "plan.cpu_offload=true does not go with the stages"),
     (dict(shard=2, mixed_precision="fp16"), "plan.mixed_precision=fp16 needs precision=fp16"),
     (dict(shard=3), "the plan is for 3 processes"),
     (dict(pipeline=2, schedule="interleaved", microbatches=5), "microbatches=5 .* choose a multiple of 2, such as 6"),

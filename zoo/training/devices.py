@@ -117,9 +117,10 @@ def check_recipe_plan(plan: PlanSettings, trainer: TrainerSettings) -> None:
     if plan.pipeline > 1 and trainer.compile not in (False, "blocks"):
         raise ValueError(f"compile={str(trainer.compile).lower()}: the stages of plan.pipeline={plan.pipeline} have "
                          "parts of the model: use compile=blocks or compile=false")  # fmt: skip
-    if plan.cpu_offload:
-        raise ValueError("plan.cpu_offload=true: recipes keep parameters and optimizer states on their devices: use "
-                         "zoo.parallel.parallelize in your own training loop, or a greater plan.shard=")  # fmt: skip
+    if plan.cpu_offload and plan.pipeline > 1:
+        raise ValueError(f"plan.cpu_offload=true does not go with the stages of plan.pipeline={plan.pipeline}, which "
+                         "keep whole parameters for all microbatches: set plan.pipeline=1 or "
+                         "plan.cpu_offload=false")  # fmt: skip
     if plan.mixed_precision == "fp16" and trainer.precision != "fp16":
         raise ValueError("plan.mixed_precision=fp16 needs precision=fp16, which scales the loss so that small "
                          "gradients do not become 0: set it, or plan.mixed_precision=bf16")  # fmt: skip

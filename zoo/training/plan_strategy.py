@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torchmetrics import Metric
 
 from zoo.parallel.plan import Plan, batch_mesh
 from zoo.training.sharded_checkpoints import ShardedStrategy
@@ -28,11 +29,26 @@ class PlanStrategy(ShardedStrategy):
 
     def setup_environment(self) -> None:
         """Start the process group, and make the mesh."""
+        if self.plan.cpu_offload and self.root_device.type == "cuda":
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # the norm of gradients is summed where they are
         super(ModelParallelStrategy, self).setup_environment()
         self._setup_distributed()
         self._device_mesh = self.plan.mesh(self.root_device.type)
         assert self.lightning_module is not None
         self.lightning_module._device_mesh = self._device_mesh
+
+    def model_to_device(self) -> None:
+        """Move the task to its device; with `cpu_offload` all but the parameters, which FSDP2 moves."""
+        assert self.lightning_module is not None
+        if not self.plan.cpu_offload:
+            super().model_to_device()
+            return
+        self.lightning_module._device = self.root_device  # where batches and metrics are
+        for module in self.lightning_module.modules():
+            if isinstance(module, Metric):
+                module.to(self.root_device)
+            for name, value in module._buffers.items():
+                module._buffers[name] = None if value is None else value.to(self.root_device)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
