@@ -209,8 +209,13 @@ def test_patches_and_words_of_a_prompt(name: str) -> None:
     if name == "gemma3_vision_nano":
         longer.pop("token_type_ids", None)
     each = [zoo.attribute(model, longer, (length - 1 + i, token), "input_x_gradient") for i, token in enumerate(ids)]
-    with pytest.raises(ValueError, match="has 2 tokens, which follow the input: expected inputs without padding"):
-        zoo.attribute(model, batch, " red bird")
+    several = zoo.attribute(model, batch, [" red bird", " red"], "input_x_gradient")  # the second row has padding
+    second = {key: x[1:] if x.ndim > 2 else x[1:, batch["attention_mask"][1] > 0] for key, x in batch.items()}
+    short = zoo.attribute(model, second, " red", "input_x_gradient")
+    torch.testing.assert_close(several["image"], torch.cat([answered["image"], short["image"]]), rtol=1e-3, atol=1e-6)
+    left = {key: x.flip(1) if key == "attention_mask" else x for key, x in batch.items()}
+    with pytest.raises(ValueError, match="has 2 tokens, which follow the input: expected inputs with their padding on"):
+        zoo.attribute(model, left, " red bird")
     assert len(ids) == 2 and answered.targets == [" red bird"]
     torch.testing.assert_close(answered["image"], each[0]["image"] + each[1]["image"], rtol=1e-3, atol=1e-6)
     if name in ("idefics_nano", "gemma3_vision_nano"):
