@@ -29,10 +29,14 @@ def triangle(**options: Any) -> Graph:
         (dict(edge_features=[[1.0]]), "edge_features has 1 rows for 3 edges"),
         (dict(labels=[0, 1]), r"labels is \[2\]: expected \[3\]"),
         (dict(labels=[0.0, 1.0, 0.5]), "labels has the type torch.float64: expected integers"),
+        (dict(labels=np.eye(3)), r"labels is \[3, 3\]: expected \[3\].*labels.argmax\(1\)"),
+        (dict(labels=["a", "b", "a"]), r"labels is \[3\] of <U1: expected numbers"),
+        (dict(parts={"val": np.ones((3, 2), bool)}), r"the part 'val' is \[3, 2\].*choose one, mask\[:, 0\]"),
         (dict(names=["a"]), "names has 1 entries for 3 nodes"),
         (dict(parts={"val": [3]}), "the part 'val' has the nodes 3 to 3: expected numbers from 0 to 2"),
         (dict(node_features=[[1.0], [float("nan")], [2.0]]), "NaN or infinite numbers in 1 of 3 rows, first in row 1"),
         (dict(node_features=[1.0, 2.0, 3.0]), r"node_features is \[3\]"),
+        (dict(node_features=[[1.0], [1.0, 2.0], [3.0]]), "node_features cannot be read as numbers"),
         (dict(node_features=np.zeros((0, 2)), edge_index=[]), "a graph without nodes"),
     ],
 )
@@ -87,6 +91,19 @@ def test_npz(tmp_path: Path) -> None:
     graph = load_graph(file)
     assert graph.num_edges == 1 and graph.labels is not None and graph.labels.tolist() == [0, 1, 1]
     assert graph.parts is not None and graph.parts["train"].tolist() == [True, False, False]
+    edges = np.array([[0, 1], [2, 0]])
+    np.savez(file, x=FEATURES, edge_index=edges, edge_weight=np.array([0.5, 2.0]), y=np.array([["b"], ["a"], ["b"]]),
+             test_mask=np.array([False, True, False]))  # fmt: skip
+    graph = load_graph(file)
+    assert graph.edge_features is not None and graph.edge_features.tolist() == [[0.5], [2.0]]
+    assert graph.classes == ("a", "b") and graph.labels is not None and graph.labels.tolist() == [1, 0, 1]
+    assert graph.parts is not None and graph.parts["test"].tolist() == [False, True, False]
+    np.savez(file, x=FEATURES, edge_index=edges, year=np.arange(3))
+    with pytest.raises(LoadError, match=r"has the arrays year, which are not read.*val or val_mask"):
+        load_graph(file)
+    np.savez(file, x=FEATURES, edge_index=edges, edge_attr=np.ones(2), edge_weight=np.ones(2))
+    with pytest.raises(LoadError, match="the arrays edge_attr and edge_weight, which mean the same"):
+        load_graph(file)
     np.savez(file, x=FEATURES)
     with pytest.raises(LoadError, match=r"graph.npz has no array edge_index; it has x"):
         load_graph(file)
@@ -97,9 +114,11 @@ def test_npz(tmp_path: Path) -> None:
         load_graph(tmp_path / "graph.txt")
 
 
-def test_csv(tmp_path: Path) -> None:
-    (tmp_path / "nodes.csv").write_text("id,age,label,part\n007,1.5,0,train\nb,2,1,\nc,3,,val\n")
-    (tmp_path / "edges.csv").write_text("source,target,weight\n007,b,0.5\nc,007,2\n")
+@pytest.mark.parametrize(("separator", "part"), [(",", "part"), (";", "split"), ("\t", "split")])
+def test_csv(separator: str, part: str, tmp_path: Path) -> None:
+    nodes = f"id,age,label,{part}\n007,1.5,0,train\nb,2,1,\nc,3,,val\n"
+    (tmp_path / "nodes.csv").write_text(nodes.replace(",", separator))
+    (tmp_path / "edges.csv").write_text("source,target,weight\n007,b,0.5\nc,007,2\n".replace(",", separator))
     graph = load_graph(tmp_path)
     assert graph.names == ("007", "b", "c") and graph.edge_index.tolist() == [[0, 2], [1, 0]]
     assert graph.node_features.tolist() == [[1.5], [2.0], [3.0]]
@@ -137,6 +156,12 @@ def test_graphs_of_networkx() -> None:
     found = load_graph(directed)
     assert found.edge_index.tolist() == [[0], [1]] and found.node_features.tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert found.labels is not None and found.labels.tolist() == [1, 0]
+    directed.nodes[1]["x"] = [1.0]
+    with pytest.raises(ValueError, match="node 1 has 1 numbers in 'x', and node 0 2: expected as many"):
+        load_graph(directed)
+    directed.nodes[1]["x"] = "red"
+    with pytest.raises(ValueError, match="node 1 has x='red': expected a number, or several"):
+        load_graph(directed)
     del directed.nodes[1]["x"]
     with pytest.raises(ValueError, match="node 1 has no attribute 'x', and other nodes have one"):
         load_graph(directed)
@@ -152,6 +177,16 @@ def test_graphs_of_torch_geometric() -> None:
     assert found.edge_features is not None and found.edge_features.shape == (1, 1)
     assert found.labels is not None and found.labels.tolist() == [0, 1, 2]
     assert found.parts is not None and list(found.parts) == ["train"]
+    graph.y, graph.edge_weight = graph.y[:, None], torch.ones(1)
+    with pytest.raises(ValueError, match="has edge_attr and edge_weight"):
+        load_graph(graph)
+    del graph.edge_attr
+    found = load_graph(graph)
+    assert found.edge_features is not None and found.labels is not None and found.labels.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="has no x: give its nodes features"):
+        load_graph(data.Data(edge_index=graph.edge_index))
+    with pytest.raises(ValueError, match=r"no edge_index: without edges it is torch\.empty"):
+        load_graph(data.Data(x=FEATURES))
 
 
 def test_an_edge_of_both_directions_is_one_line() -> None:

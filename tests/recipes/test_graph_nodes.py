@@ -9,7 +9,10 @@ from recipe_calls import RESUMED, caller, check_resumed_run, result
 
 import zoo
 from zoo.cli.main import main as command
+from zoo.data.graph.load_nodes import load_nodes
+from zoo.data.graph_config import GraphNodeSettings
 from zoo.training.recipes.graph_config import GraphNodesSettings
+from zoo.utils.errors import DataError
 
 run = caller({"graph_nodes": GraphNodesSettings})
 TINY = ("model=gat_cora", "accelerator=cpu", "precision=fp32", "progress=false", "log_every=1")
@@ -94,3 +97,23 @@ def test_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], wor
 def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_resumed_run(lambda folder: call(folder, "data=karate", *RESUMED, "batch_size=2", "baseline=false"), tmp_path,
                       monkeypatch)  # fmt: skip
+
+
+def test_classes_that_are_codes_or_not_in_every_graph(tmp_path: Path) -> None:
+    x, edges = np.eye(4, dtype=np.float32), np.array([[0], [1]])
+    file = tmp_path / "codes.npz"
+    node = np.arange(4)
+    np.savez(file, x=x, edge_index=edges, y=np.array([-1, 900, 7, 900]), train_mask=node == 1, test_mask=node > 1)
+    splits = load_nodes(GraphNodeSettings(name=str(file)))
+    assert splits.classes == ["7", "900"] and splits.test.labels.tolist() == [0, 1]
+    assert "2 nodes have no edge" in splits.notes
+    assert "no training node has the class 7: the model cannot learn it" in splits.notes
+    for part, names in (("train", "bca"), ("test", "dbb")):
+        (tmp_path / "graphs" / part).mkdir(parents=True)
+        np.savez(tmp_path / "graphs" / part / "0.npz", x=x[:3], edge_index=edges, y=np.array(list(names)))
+    splits = load_nodes(GraphNodeSettings(name=str(tmp_path / "graphs")))
+    assert splits.classes == ["a", "b", "c", "d"]
+    assert splits.train.labels.tolist() == [1, 2, 0] and splits.test.labels.tolist() == [3, 1, 1]
+    np.savez(tmp_path / "graphs" / "test" / "0.npz", x=x[:3], edge_index=edges, y=np.arange(3))
+    with pytest.raises(DataError, match="some graphs have names of classes, and others numbers"):
+        load_nodes(GraphNodeSettings(name=str(tmp_path / "graphs")))

@@ -28,8 +28,8 @@ class Graph:
         node_features: float32 [N, F].
         edge_index: int64 [2, E], the nodes that each edge comes from and those that it goes to, as in torch_geometric.
             An undirected edge is there in both directions.
-        edge_features: float32 [E, D], or None.
-        labels: int64 [N], the classes of the nodes, -1 where they are unknown; None without any.
+        edge_features: float32 [E, D], or None; numbers [E] are one feature of each edge.
+        labels: int64 [N], the classes of the nodes, -1 where they are unknown; None without any. [N, 1] is converted.
         names: Of the nodes, or None.
         parts: {"train", "val" or "test": bool [N]}, the nodes of each part of a data set; or None.
         classes: Names of the classes of the nodes, or None.
@@ -56,13 +56,18 @@ class Graph:
         set_(self, "edge_index", as_edges(self.edge_index, count))
         edges = self.edge_index.shape[1]
         if self.edge_features is not None:
-            set_(self, "edge_features", as_features(self.edge_features, "edge_features", "[E, D], a row for each edge"))
+            of_edges = as_numbers(self.edge_features, "edge_features")
+            of_edges = of_edges[:, None] if of_edges.ndim == 1 else of_edges
+            set_(self, "edge_features", as_features(of_edges, "edge_features", "[E, D], a row for each edge"))
             if len(self.edge_features) != edges:
                 raise ValueError(f"edge_features has {len(self.edge_features)} rows for {edges} edges")
         if self.labels is not None:
-            set_(self, "labels", as_integers(self.labels, "labels"))
-            if self.labels.shape != (count,):
-                raise ValueError(f"labels is {list(self.labels.shape)}: expected [{count}], one class for each node")
+            labels = as_numbers(self.labels, "labels")
+            labels = labels.reshape(count) if labels.shape == (count, 1) else labels
+            if labels.shape != (count,):
+                hint = "; if they are one-hot, labels.argmax(1)" if labels.shape[:1] == (count,) else ""
+                raise ValueError(f"labels is {list(labels.shape)}: expected [{count}], one class for each node{hint}")
+            set_(self, "labels", as_integers(labels, "labels"))
             if (least := int(self.labels.min())) < -1:
                 raise ValueError(f"labels has the class {least}: expected 0, 1, ..., or -1 where it is unknown")
         if self.names is not None:
@@ -108,9 +113,22 @@ class Graph:
         )
 
 
+def as_numbers(values: Any, name: str) -> Tensor:
+    """The tensor of a tensor, an array or lists. Raises ValueError for anything but numbers."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as numbers: {error}") from None
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"{name} is {list(array.shape)} of {array.dtype}: expected numbers")
+    return torch.as_tensor(array)
+
+
 def as_features(values: Any, name: str, expected: str) -> Tensor:
     """float32 [rows, columns]. Raises ValueError for other shapes and for numbers that are not finite."""
-    x = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    x = as_numbers(values, name)
     if x.ndim != 2 or x.is_complex():
         raise ValueError(f"{name} is {list(x.shape)} of {x.dtype}: expected numbers {expected}")
     x = x.detach().float()
@@ -122,7 +140,7 @@ def as_features(values: Any, name: str, expected: str) -> Tensor:
 
 def as_integers(values: Any, name: str) -> Tensor:
     """int64. Raises ValueError for numbers that are not integers."""
-    x = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    x = as_numbers(values, name)
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"{name} has the type {x.dtype}: expected integers")
     return x.detach().long()
@@ -130,7 +148,7 @@ def as_integers(values: Any, name: str) -> Tensor:
 
 def as_edges(values: Any, nodes: int) -> Tensor:
     """edge_index int64 [2, E]. Raises ValueError for other shapes and types, and for nodes that are not there."""
-    x = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    x = as_numbers(values, "edge_index")
     if not x.numel():
         return torch.empty(2, 0, dtype=torch.long)
     if x.ndim != 2 or len(x) != 2:
@@ -147,10 +165,12 @@ def as_edges(values: Any, nodes: int) -> Tensor:
 
 def as_node_mask(values: Any, nodes: int, name: str) -> Tensor:
     """bool [N], of such a mask or of the numbers of nodes. Raises ValueError for nodes that are not there."""
-    x = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    x = as_numbers(values, f"the part {name!r}")
     if x.dtype == torch.bool:
         if x.shape != (nodes,):
-            raise ValueError(f"the part {name!r} is {list(x.shape)}: expected [{nodes}], or the numbers of its nodes")
+            hint = f"; it has {x.shape[1]} splits: choose one, mask[:, 0]" if x.shape[:1] == (nodes,) else ""
+            raise ValueError(f"the part {name!r} is {list(x.shape)}: expected [{nodes}], or the numbers of its "
+                             f"nodes{hint}")  # fmt: skip
         return x
     numbers = as_integers(x.reshape(-1), f"the part {name!r}")
     if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < nodes:
@@ -303,17 +323,25 @@ def load_graph(item: Any, name: str = "the graph") -> Graph:
 
 
 def from_torch_geometric(data: Any) -> Graph:
-    """A `torch_geometric.data.Data`: its x, edge_index, edge_attr, y of nodes, and masks of parts."""
-    if data.x is None or data.edge_index is None:
-        raise ValueError("the graph of torch_geometric has no x or no edge_index: expected both")
+    """A `torch_geometric.data.Data`: its x, edge_index, edge_attr or edge_weight, y of nodes, and masks of parts."""
+    if data.x is None:
+        raise ValueError("the graph of torch_geometric has no x: give its nodes features, such as "
+                         "data.x = torch.eye(data.num_nodes)")  # fmt: skip
+    if data.edge_index is None:
+        there = "it has adj_t; make it without ToSparseTensor" if getattr(data, "adj_t", None) is not None else (
+            "without edges it is torch.empty(2, 0, dtype=torch.long)")  # fmt: skip
+        raise ValueError(f"the graph of torch_geometric has no edge_index: {there}")
     masks = {name: getattr(data, f"{name}_mask", None) for name in ("train", "val", "test")}
     parts = {name: mask for name, mask in masks.items() if mask is not None}
     labels = getattr(data, "y", None)
-    of_nodes = labels is not None and labels.shape == (len(data.x),) and not labels.is_floating_point()
-    edges = getattr(data, "edge_attr", None)
-    if edges is not None and edges.ndim == 1:
-        edges = edges[:, None]
-    return Graph(data.x, data.edge_index, edges, labels if of_nodes else None, None, parts or None)
+    shapes = ((len(data.x),), (len(data.x), 1))
+    of_nodes = labels is not None and labels.shape in shapes and not labels.is_floating_point()
+    edges = [values for name in ("edge_attr", "edge_weight") if (values := getattr(data, name, None)) is not None]
+    if len(edges) > 1:
+        raise ValueError("the graph of torch_geometric has edge_attr and edge_weight: put the weights into a column of "
+                         "edge_attr, or remove them")  # fmt: skip
+    return Graph(data.x, data.edge_index, edges[0] if edges else None, labels if of_nodes else None, None,
+                 parts or None)  # fmt: skip
 
 
 def from_networkx(graph: Any, features: str = "x", edge_features: str | None = None, labels: str = "y") -> Graph:
@@ -332,8 +360,8 @@ def from_networkx(graph: Any, features: str = "x", edge_features: str | None = N
         first = nodes[next(i for i, value in enumerate(given) if value is None)]
         raise ValueError(f"node {first!r} has no attribute {features!r}, and other nodes have one")
     else:
-        x = torch.stack([torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in given])
-    edges, rows = [], []
+        x = _rows(given, [f"node {node!r}" for node in nodes], features)
+    edges, rows, ends = [], [], []
     for source, target, values in graph.edges(data=True):
         both = [(source, target)] if graph.is_directed() or source == target else [(source, target), (target, source)]
         for pair in both:
@@ -341,13 +369,28 @@ def from_networkx(graph: Any, features: str = "x", edge_features: str | None = N
             if edge_features is not None:
                 if edge_features not in values:
                     raise ValueError(f"edge {source!r} to {target!r} has no attribute {edge_features!r}")
-                rows.append(torch.as_tensor(values[edge_features], dtype=torch.float32).reshape(-1))
+                rows.append(values[edge_features])
+                ends.append(f"edge {source!r} to {target!r}")
     found, classes = graph_files.encode_labels([graph.nodes[node].get(labels) for node in nodes])
     return Graph(
         x,
         torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T,
-        torch.stack(rows) if rows else None,
+        _rows(rows, ends, str(edge_features)) if rows else None,
         None if found is None else torch.from_numpy(found),
         tuple(map(str, nodes)),
         classes=classes,
     )
+
+
+def _rows(values: Sequence[Any], owners: Sequence[str], name: str) -> Tensor:
+    """The attributes `name` of nodes or edges as rows, float32. Raises ValueError for other numbers than the first."""
+    rows = []
+    for value, owner in zip(values, owners):
+        try:
+            rows.append(torch.as_tensor(value, dtype=torch.float32).reshape(-1))
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{owner} has {name}={value!r}: expected a number, or several") from None
+        if len(rows[-1]) != len(rows[0]):
+            raise ValueError(f"{owner} has {len(rows[-1])} numbers in {name!r}, and {owners[0]} {len(rows[0])}: "
+                             "expected as many")  # fmt: skip
+    return torch.stack(rows)

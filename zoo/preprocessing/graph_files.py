@@ -15,13 +15,14 @@ NODES, EDGES = "nodes.csv", "edges.csv"
 ARRAYS = {
     "node_features": ("node_features", "x"),
     "edge_index": ("edge_index",),
-    "edge_features": ("edge_features", "edge_attr"),
+    "edge_features": ("edge_features", "edge_attr", "edge_weight"),
     "labels": ("labels", "y"),
     "names": ("names",),
     "classes": ("classes",),
 }
-PARTS = ("train", "val", "test")
+PARTS = {"train": ("train", "train_mask"), "val": ("val", "val_mask"), "test": ("test", "test_mask")}
 ID, SOURCE, TARGET, LABEL, PART = "id", "source", "target", "label", "part"
+SEPARATORS = ",;\t"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -36,9 +37,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    """The graph of an NPZ file: arrays x [N, F] and edge_index [2, E]; optional edge_attr [E, D], y [N] (classes of the
-    nodes), names [N], classes [C] (their names), and train, val, test (numbers of the nodes of each part, or bool [N]).
-    Pickled objects are refused."""
+    """The graph of an NPZ file: arrays x [N, F] and edge_index [2, E]; optional edge_attr [E, D] or edge_weight [E],
+    y [N] (classes of the nodes, numbers or names), names [N], classes [C] (their names), and train, val, test, also as
+    train_mask, ... (numbers of the nodes of each part, or bool [N]). Raises LoadError for other arrays, which would
+    have no effect, and for pickled objects."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -46,24 +48,39 @@ def read_npz(path: Path) -> dict[str, Any]:
         raise
     except DAMAGED as error:
         raise LoadError(f"{path} cannot be read as arrays of numbers: {error}") from None
-    found = {ours: arrays[name] for ours, names in ARRAYS.items() for name in names if name in arrays}
+    known = {**ARRAYS, **PARTS}
+    given = {ours: [name for name in names if name in arrays] for ours, names in known.items()}
     for name in ("node_features", "edge_index"):
-        if name not in found:
+        if not given[name]:
             expected = " or ".join(ARRAYS[name])
             raise LoadError(f"{path} has no array {expected}; it has {', '.join(arrays) or 'none'}")
-    parts = {name: arrays[name] for name in PARTS if name in arrays}
+    for names in given.values():
+        if len(names) > 1:
+            raise LoadError(f"{path} has the arrays {' and '.join(names)}, which mean the same: keep one of them")
+    if others := sorted(arrays.keys() - {name for names in given.values() for name in names}):
+        expected = ", ".join(" or ".join(names) for names in known.values())
+        raise LoadError(f"{path} has the arrays {', '.join(others)}, which are not read: leave them out; a graph has "
+                        f"{expected}")  # fmt: skip
+    found: dict[str, Any] = {ours: arrays[names[0]] for ours, names in given.items() if names}
+    if "labels" in found and found["labels"].dtype.kind in "US":
+        found["labels"], classes = encode_labels(found["labels"].reshape(-1).tolist())
+        found.setdefault("classes", classes)
+    parts = {name: found.pop(name) for name in PARTS if name in found}
     return {**found, **({"parts": parts} if parts else {})}
 
 
 def read_csv(folder: Path) -> dict[str, Any]:
     """The graph of a folder: nodes.csv with the columns id, optional label (a whole number or the name of a class, or
     empty) and part (train, val, test or empty), and every other column a feature; edges.csv with the columns source
-    and target (ids of nodes), and every other column a feature. Raises LoadError naming the file and the row."""
+    and target (ids of nodes), and every other column a feature. Columns are separated by commas, semicolons or tabs.
+    Raises LoadError naming the file and the row."""
     nodes, edges = (_table(folder / name) for name in (NODES, EDGES))
     for file, table, needed in ((NODES, nodes, (ID,)), (EDGES, edges, (SOURCE, TARGET))):
         for name in needed:
             if name not in table:
                 raise LoadError(f"{folder / file} has no column {name!r}; it has {', '.join(table) or 'none'}")
+    if PART not in nodes and "split" in nodes:
+        nodes[PART] = nodes.pop("split")
     ids = nodes[ID]
     number = {name: i for i, name in enumerate(ids)}
     if len(number) != len(ids):
@@ -103,9 +120,12 @@ def _table(path: Path) -> dict[str, list[str]]:
     if not path.exists():
         raise LoadError(f"there is no {path}: a graph in CSV is a folder with {NODES} and {EDGES}")
     try:
-        names = csv.open_csv(path).schema.names
+        with path.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        parse = csv.ParseOptions(delimiter=max(SEPARATORS, key=header.count))
+        names = csv.open_csv(path, parse_options=parse).schema.names
         texts = csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False)
-        table = csv.read_csv(path, convert_options=texts)
+        table = csv.read_csv(path, parse_options=parse, convert_options=texts)
         return {name: table[name].to_pylist() for name in names}
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise LoadError(f"{path} cannot be read as CSV: {error}") from None

@@ -55,19 +55,32 @@ def load_nodes(settings: GraphNodeSettings | None = None, *, seed: int = 0) -> S
 
 
 def merge_graphs(graphs: Sequence[Graph]) -> Graph:
-    """One graph with the nodes of several, and no edges between them.
+    """One graph with the nodes of several, and no edges between them. Its classes are those of all of them.
 
-    Raises: DataError for graphs with other features or names of classes than the first.
+    Raises: DataError for graphs with other features than the first, and where some have names of classes, and others
+        numbers.
     """
-    for i, graph in enumerate(graphs):
-        if graph.classes != graphs[0].classes:
-            raise DataError(f"graph {i} has the classes {graph.classes}, and graph 0 {graphs[0].classes}: expected the "
-                            f"same")  # fmt: skip
+    named = [graph.classes for graph in graphs if graph.labels is not None]
+    if any(names is None for names in named) and any(names is not None for names in named):
+        raise DataError("some graphs have names of classes, and others numbers: expected one of them")
+    classes = list(dict.fromkeys(name for names in named for name in names or ()))
+    if any(list(names or ()) != classes for names in named):
+        classes = sorted(classes)
     batch = batch_graphs(graphs)
-    labels = [torch.full((each.num_nodes,), -1) if each.labels is None else each.labels for each in graphs]
+    labels = [_labels_among(graph, classes) for graph in graphs]
     names = [f"{i}/{name}" for i, each in enumerate(graphs) for name in each.node_names()]
     return Graph(batch["node_features"], batch["edge_index"], batch.get("edge_features"), torch.cat(labels),
-                 tuple(names), classes=graphs[0].classes)  # fmt: skip
+                 tuple(names), classes=tuple(classes) or None)  # fmt: skip
+
+
+def _labels_among(graph: Graph, classes: Sequence[str]) -> Tensor:
+    """The classes of the nodes of a graph as numbers of `classes`, -1 where they are unknown."""
+    if graph.labels is None:
+        return torch.full((graph.num_nodes,), -1)
+    if graph.classes is None:
+        return graph.labels
+    number = torch.tensor([classes.index(name) for name in graph.classes] + [-1])
+    return number[graph.labels]
 
 
 def _read(path: Path) -> Graph:
@@ -107,6 +120,8 @@ def _splits(graph: Graph, name: str, where: str, seed: int, s: GraphNodeSettings
     if graph.labels is None or int(graph.labels.max()) < 0:
         raise DataError(f"{where} has no classes of nodes: expected an array y, or a column label in {NODES}")
     labels = graph.labels
+    if graph.classes is None and int(labels.max()) >= graph.num_nodes:
+        graph, labels = _renumbered(graph, labels)
     classes = list(graph.classes or names or map(str, range(int(labels.max()) + 1)))
     if len(classes) < max(2, int(labels.max()) + 1):
         raise DataError(f"{where} has {len(classes)} classes for labels up to {int(labels.max())}: expected at least "
@@ -117,7 +132,8 @@ def _splits(graph: Graph, name: str, where: str, seed: int, s: GraphNodeSettings
     sets = with_test(sets, seed, problem, classes)
     test_name = "" if "test" in parts else f"a held-out part of {name}"
     found: Splits[Any] = Splits(sets["train"], sets["test"], name, real, where, validation=sets.get("validation"),
-                                classes=classes, test_name=test_name, notes=_notes(graph))  # fmt: skip
+                                classes=classes, test_name=test_name,
+                                notes=_notes(graph, sets["train"].labels, classes))  # fmt: skip
     return found.limited(s.max_train_samples, s.max_test_samples, seed)
 
 
@@ -139,8 +155,24 @@ def _parts(graph: Graph, labels: Tensor, where: str) -> dict[str, Tensor]:
     return parts
 
 
-def _notes(graph: Graph) -> list[str]:
-    """What the graph is, and its nodes without edges."""
+def _renumbered(graph: Graph, labels: Tensor) -> tuple[Graph, Tensor]:
+    """A graph whose classes are numbers such as codes, with these as the names of its classes; and its labels."""
+    found = labels[labels >= 0].unique()
+    numbers = torch.where(labels < 0, -1, torch.searchsorted(found, labels))
+    return replace(graph, labels=numbers, classes=tuple(map(str, found.tolist()))), numbers
+
+
+def _notes(graph: Graph, trained: Tensor, classes: Sequence[str]) -> list[str]:
+    """What the graph is, its nodes without edges, and the classes that no training node has.
+
+    trained: classes of the training nodes.
+    """
     alone = graph.num_nodes - len(graph.edge_index.unique())
     notes = [f"{graph.num_nodes:,} nodes of {graph.node_features.shape[1]:,} features, {graph.num_edges:,} edges"]
-    return notes + ([f"{alone:,} nodes have no edge"] if alone else [])
+    if alone:
+        notes.append(f"{alone:,} {'nodes have' if alone > 1 else 'node has'} no edge")
+    absent = [name for number, name in enumerate(classes) if not (trained == number).any()]
+    if absent:
+        more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
+        notes.append(f"no training node has the class {', '.join(absent[:5])}{more}: the model cannot learn it")
+    return notes
