@@ -10,6 +10,7 @@ from ranks import ranks
 from torch.distributed.device_mesh import init_device_mesh
 
 import zoo
+from zoo.nn.heads import rescale_output
 from zoo.nn.losses import cross_entropy
 from zoo.parallel import Plan, parallelize
 from zoo.parallel.fsdp import shard
@@ -55,6 +56,26 @@ def test_towers_and_a_scalar_parameter() -> None:
 
 
 # --- the loss of language models --------------------------------------------------------------------------------------
+
+
+def rescaled(rank: int, sharded: bool) -> list[torch.Tensor]:
+    """Output layers with one and three outputs in the units of their labels."""
+    found = []
+    for mean, std in ((1.5, 2.0), ([1.0, 0.0, -3.0], [2.0, 3.0, 4.0])):
+        classes = len(mean) if isinstance(mean, list) else 1
+        model = zoo.create_model("bert_tiny", width=16, depth=1, heads=2, vocab_size=50, num_classes=classes, seed=0)
+        if sharded:
+            shard(model, init_device_mesh("cpu", (2,)))
+        proj: Any = model.head.proj
+        rescale_output(proj, mean, std)
+        found += [whole(x.detach()) for x in proj.parameters()]
+    return found
+
+
+def test_output_layers_are_rescaled() -> None:
+    """Also with fewer outputs than processes."""
+    for found in ranks(2, rescaled, True):
+        assert all(torch.equal(ours, x) for ours, x in zip(found, rescaled(0, False), strict=True))
 
 
 def language_model(tied: bool) -> Any:

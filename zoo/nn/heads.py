@@ -1,7 +1,7 @@
 """Heads and pooling: from hidden states to features, class scores and token scores."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -226,13 +226,28 @@ def rescale_output(proj: nn.Linear, mean: float | Sequence[float], std: float | 
 
     Raises ValueError for a mean without a bias.
     """
-    shift, factor = (torch.tensor(x, dtype=torch.float64).to(proj.weight) for x in (mean, std))
-    if proj.bias is None and shift.any():
+    if proj.bias is None and torch.tensor(mean).any():
         raise ValueError(f"the head has no bias, so its outputs cannot be shifted by the mean {mean}")
-    with torch.no_grad():
-        proj.weight.mul_(factor.view(-1, 1))
-        if proj.bias is not None:
-            proj.bias.mul_(factor).add_(shift)
+    for parameter, shift in ((proj.weight, 0.0), (proj.bias, mean)):
+        if parameter is not None:
+            _rescale(parameter, std, shift)
+
+
+@torch.no_grad()
+def _rescale(parameter: Tensor, factor: float | Sequence[float], shift: float | Sequence[float]) -> None:
+    """parameter [C, ...] * factor + shift in place, numbers or one for each output; of a sharded one the own part."""
+    own: Any = parameter
+    numbers = []
+    for values in (factor, shift):
+        x = torch.tensor(values, dtype=torch.float64).to(parameter.device, parameter.dtype)
+        numbers.append(x.view(-1, *[1] * (parameter.ndim - 1)).expand(parameter.shape))
+    if hasattr(own, "device_mesh"):  # DTensor itself multiplies no shards of fewer rows than processes
+        from torch.distributed.tensor import DTensor
+
+        mesh, placements = own.device_mesh, own.placements
+        whole = [DTensor.from_local(x.contiguous(), mesh, run_check=False) for x in numbers]
+        numbers, own = [x.redistribute(mesh, placements).to_local() for x in whole], own.to_local()
+    own.mul_(numbers[0]).add_(numbers[1])
 
 
 class LMHead(nn.Module):
