@@ -45,18 +45,24 @@ class TiledImageProcessor:
     def tiles(self, image: Tensor) -> Tensor:
         """The whole and the tiles of one image: uint8 [C, H, W] -> float [1 + rows * columns, C, h, w]."""
         from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2.functional import pad, resize
+        from torchvision.transforms.v2.functional import resize
 
         mode, (height, width) = InterpolationMode(self.tile.interpolation), self.tile.size
+        cut = self.plane(image).unfold(1, height, height).unfold(2, width, width).flatten(1, 2).transpose(0, 1)
+        whole = resize(image, [height, width], mode, antialias=True)
+        return self.tile.normalize(torch.cat([whole[None], cut]))
+
+    def plane(self, image: Tensor) -> Tensor:
+        """An image uint8 [C, H, W] resized to fit into its best resolution and padded to it, to be cut."""
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2.functional import pad, resize
+
         size = (image.shape[1], image.shape[2])
         target = best_resolution(size, self.resolutions)
         inner = fitting(size, target)
         left, top = (target[1] - inner[1]) // 2, (target[0] - inner[0]) // 2
-        plane = resize(image, list(inner), mode, antialias=True)
-        plane = pad(plane, [left, top, target[1] - inner[1] - left, target[0] - inner[0] - top])
-        cut = plane.unfold(1, height, height).unfold(2, width, width).flatten(1, 2).transpose(0, 1)
-        whole = resize(image, [height, width], mode, antialias=True)
-        return self.tile.normalize(torch.cat([whole[None], cut]))
+        fit = resize(image, list(inner), InterpolationMode(self.tile.interpolation), antialias=True)
+        return pad(fit, [left, top, target[1] - inner[1] - left, target[0] - inner[0] - top])
 
     def numbers_of_tokens(self, image_sizes: Tensor) -> list[int]:
         """How many tokens images of these sizes [I, 2] have: the features of the whole and of the tiles without

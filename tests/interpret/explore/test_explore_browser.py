@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from image_text_models import small_bridge
 from webdriver import Browser, browser, missing_browser
 
 import zoo
@@ -85,6 +86,24 @@ def test_patches_show_what_they_attend_to(window: Browser) -> None:
     assert not window.run("document.querySelector('.mark').hidden")
     ink = "document.querySelector('.weights').getContext('2d').getImageData(0, 0, 8, 8).data.some((v) => v > 0)"
     assert window.run(ink)
+
+
+def test_tiles_of_an_image(window: Browser) -> None:
+    model = small_bridge("llava_next_nano")
+    zoo.explore(model, [torch.full((3, 90, 150), 90, dtype=torch.uint8), TEXT]).save(window.folder / "tiles.html")
+    opened(window, "#maps=text&layer=1&head=1", "tiles.html")
+    readout = "document.querySelector('.readout').textContent"
+    window.hover(".grid", 0)
+    window.until(f"{readout}.startsWith('whole image, patch in row')")
+    window.hover(".grid", 1)
+    window.until(f"{readout}.startsWith('tile ') && {readout}.includes('attends to whole image, patch in row')")
+    labels = "[3, 4, 6, 8, 9, 14].map((index) => panels[0].queries.label(index))"
+    assert window.run(labels) == [
+        "whole image, patch in row 2, column 2", "tile 1, patch in row 2, column 1", "tile 2, patch in row 2, column 1",
+        "end of row 1 of the tiles", "tile 3, patch in row 1, column 1", "“↵”",
+    ]  # fmt: skip
+    lines = "[...document.querySelectorAll('.between')].map((line) => line.style.left || line.style.top)"
+    assert window.run(lines) == ["50%", "40%"]
 
 
 def test_several_models_have_the_same_head_and_position(window: Browser, page: Any) -> None:

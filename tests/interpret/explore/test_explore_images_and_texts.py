@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from image_text_models import GRIDS, PIXELS, TEXT, small_bridge, small_captioner, small_painter
 
 import zoo
@@ -12,9 +13,14 @@ import zoo
 WORDS = re.split(r"(?= )", TEXT)  # as the tokenizer divides them
 
 
+def description(page: Any) -> Any:
+    """What a page says about its model."""
+    return json.loads(re.search(r'id="description">(.*?)</script>', page.html, re.DOTALL)[1])["models"][0]
+
+
 def groups(page: Any) -> dict[str, tuple[list[Any], list[Any], list[int]]]:
     """{group: (its queries, its keys, shape of a map)}: of a part the texts, or its grid with the number of places."""
-    model = json.loads(re.search(r'id="description">(.*?)</script>', page.html, re.DOTALL)[1])["models"][0]
+    model = description(page)
     sides = [[part["texts"] if "texts" in part else (tuple(part["grid"]), part["count"]) for part in side
               if part.get("texts", True)] for side in model["positions"]]  # fmt: skip
     return {group["name"]: (sides[group["queries"]], sides[group["keys"]], group["layers"][0]["shape"][1:3])
@@ -55,6 +61,22 @@ def test_an_image_among_words(name: str) -> None:
         return
     *before, after = parts
     assert before[-1] == (GRIDS[name], GRIDS[name][0] * GRIDS[name][1]) and "".join(after).strip().endswith(TEXT)
+
+
+def test_an_image_as_a_whole_and_in_tiles() -> None:
+    model = small_bridge("llava_next_nano")  # tiles of 2 x 2 patches
+    wide = torch.nn.functional.interpolate(PIXELS[None], (90, 150))[0]
+    page = zoo.explore(model, [wide, TEXT])
+    (whole, tiles, after), _, shape = groups(page)["text"]
+    # 64 x 64 pixels are padded above and below: the 2 rows in the middle, with a token behind each
+    assert (whole, tiles) == (((2, 2), 4), ((2, 5), 10)) and shape == [14 + len(after)] * 2
+    assert "".join(after).strip() == TEXT and groups(page)["image"][0] == [["[CLS]"], whole]
+    side = description(page)["positions"][1]
+    assert [part.get("name") for part in side] == ["whole image", "", None]
+    assert side[1]["tiles"] == {"size": [2, 2], "start": [1, 0], "columns": 2} and side[1]["size"] == [80, 32]
+    plane = model.preprocess.image.plane(wide)
+    assert torch.equal(model.preprocess.image(wide)["pixel_values"][0, 2], model.preprocess.image.tile.normalize(
+        plane[None, :, :32, 32:])[0])  # fmt: skip
 
 
 def test_captions_and_patches() -> None:

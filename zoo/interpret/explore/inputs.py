@@ -1,7 +1,7 @@
 """What a model computes for the inputs of a page, and what the positions of its maps are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.inference.generation.generate import generate
 from zoo.interpret.explore.image_tokens import with_image_tokens
 from zoo.interpret.explore.positions import (
+    Part,
     Patches,
     Positions,
     Tokens,
@@ -23,6 +24,7 @@ from zoo.interpret.explore.positions import (
     of_points,
     of_spectrogram,
 )
+from zoo.interpret.explore.tiles import of_tiles
 from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
 from zoo.models.coca.model import CoCa
@@ -36,6 +38,7 @@ from zoo.preprocessing.audio import name_of
 from zoo.preprocessing.modality import MODALITIES, of_model
 from zoo.preprocessing.multimodal import modality_of
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
+from zoo.preprocessing.tiled_image import TiledImageProcessor
 
 MAX_NEW_TOKENS = 64  # of a text that the model writes itself
 TITLE_LENGTH = 200  # characters of a text in the title
@@ -297,10 +300,12 @@ def of_bridge(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     own = {tower: batch[key] for tower, key in model.tower_inputs(name).items() if key in batch}
     ids = batch["input_ids"]
     tokens = of_text(processor.text, ids, batch.get("attention_mask"))
-    if not hasattr(getattr(processor, name), "pixels") and name == "image":  # tiles
-        return batch, {"text": tokens}
+    inside = ids[0] == model.config.feature_token_id
+    if isinstance(getattr(processor, name), TiledImageProcessor):
+        fields, read = of_tiles(model.tower(name), getattr(processor, name), item)
+        return batch, {name: fields, "text": among_words(tokens, read, inside)}
     fields = positions_of(model.tower(name), getattr(processor, name), name, item, own)
-    text_with_fields = with_fields(tokens, fields, ids[0] == model.config.feature_token_id, model.connector)
+    text_with_fields = with_fields(tokens, fields, inside, model.connector)
     return batch, {name: fields, "text": text_with_fields, **of_connector(model.config, fields)}
 
 
@@ -316,17 +321,25 @@ def of_connector(config: Any, fields: Positions) -> dict[str, Positions]:
     return {"features": latents, path: latents, f"{path} keys": Positions((*features.parts, *latents.parts))}
 
 
-def with_fields(tokens: Positions, fields: Positions, places: Tensor, connector: Any) -> Positions:
+def with_fields(tokens: Positions, fields: Positions, inside: Tensor, connector: Any) -> Positions:
     """The tokens of a text with the patches of its image at their places, or with the rectangles of patches that the
-    connector makes one token of; the tokens alone if the numbers differ."""
+    connector makes one token of."""
     patches = fields.parts[-1]
-    if isinstance(patches, Patches) and isinstance(connector, PooledProjector):
+    if not isinstance(patches, Patches):
+        return tokens
+    if isinstance(connector, PooledProjector):
         rows, columns = (count // step for count, step in zip(patches.grid, connector.kernel))
         patches = replace(patches, grid=(rows, columns))
-    inside = places.nonzero().flatten().tolist()
-    if not isinstance(patches, Patches) or len(patches) != len(inside):
+    return among_words(tokens, [patches], inside)
+
+
+def among_words(tokens: Positions, patches: Sequence[Patches], inside: Tensor) -> Positions:
+    """The tokens of a text with patches in the place of those that are `inside` [N]; the tokens alone if the numbers
+    differ."""
+    places = inside.nonzero().flatten().tolist()
+    if not places or sum(map(len, patches)) != len(places):
         return tokens
     texts = [text for part in tokens.parts if isinstance(part, Tokens) for text in part.texts]
-    before, after = texts[: inside[0]], texts[inside[-1] + 1 :]
-    parts = (Tokens(tuple(before)), patches, Tokens(tuple(after)))
+    before, after = texts[: places[0]], texts[places[-1] + 1 :]
+    parts: tuple[Part, ...] = (Tokens(tuple(before)), *patches, Tokens(tuple(after)))
     return Positions(tuple(part for part in parts if len(part)), tokens.total)

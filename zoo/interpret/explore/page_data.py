@@ -6,6 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def part_values(part: Part) -> dict[str, Any]:
         "box": [rounded(edge, 6) for edge in part.box],
         "seconds": part.seconds and rounded(part.seconds, 6),
         "hertz": [[rounded(place), hertz] for place, hertz in part.hertz],
+        "name": part.name,
+        "tiles": part.tiles and asdict(part.tiles),
     }
 
 

@@ -124,6 +124,7 @@ class PatchesView {
     if (part.size[0] <= 160 && part.kind === "image") image.classList.add("small");
     this.field = element("div", { class: `field ${part.kind}` }, image, this.grid);
     this.element = element("div", { class: `patches ${part.kind}` }, this.field);
+    if (part.tiles) this.addLines();
     if (part.kind === "audio") this.addAxes();
     else this.field.style.aspectRatio = `${part.size[0]} / ${part.size[1]}`;
   }
@@ -164,11 +165,35 @@ class PatchesView {
 
   label(index) {
     const [row, column] = this.place(index);
-    if (this.part.kind === "image") return `patch in row ${row + 1}, column ${column + 1}`;
+    if (this.part.tiles) return this.tileLabel(row, column);
+    const name = this.part.name ? `${this.part.name}, ` : "";
+    if (this.part.kind === "image") return `${name}patch in row ${row + 1}, column ${column + 1}`;
     const [left, , right] = this.part.box;
     const at = (edge) => (this.part.seconds * (left + ((right - left) * edge) / this.columns)).toFixed(2);
     const band = this.rows > 1 ? `, band ${this.rows - row} of ${this.rows}` : "";
     return `${at(column)} to ${at(column + 1)} s${band}`;
+  }
+
+  // Of the patches of tiles, whose last column stands for the ends of rows.
+  tileLabel(row, column) {
+    if (column === this.columns - 1) return `end of row ${row + 1} of the tiles`;
+    const { size, start, columns } = this.part.tiles;
+    const [y, x] = [row + start[0], column + start[1]];
+    const tile = Math.floor(y / size[0]) * columns + Math.floor(x / size[1]) + 1;
+    return `tile ${tile}, patch in row ${(y % size[0]) + 1}, column ${(x % size[1]) + 1}`;
+  }
+
+  // Lines between tiles.
+  addLines() {
+    const { size, start } = this.part.tiles;
+    const counts = [this.rows, this.columns - 1];
+    counts.forEach((count, axis) => {
+      for (let at = size[axis] - (start[axis] % size[axis]); at < count; at += size[axis]) {
+        const line = element("div", { class: `between ${axis ? "columns" : "rows"}` });
+        line.style[axis ? "left" : "top"] = `${(100 * at) / (count + axis)}%`;
+        this.grid.append(line);
+      }
+    });
   }
 
   anchor(index) {

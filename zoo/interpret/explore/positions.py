@@ -29,6 +29,21 @@ class Tokens:
         return Tokens(self.texts[:count])
 
 
+@dataclass(frozen=True)
+class TileGrid:
+    """The tiles that the patches of an image are of; the last column of patches stands for the ends of rows.
+
+    Attributes:
+        size: (rows, columns) of the patches of a tile.
+        start: The (row, column) of the first patch that is shown, among those of all tiles.
+        columns: The number of tiles side by side.
+    """
+
+    size: tuple[int, int]
+    start: tuple[int, int]
+    columns: int
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Positions that are fields of a grid over an image or a spectrogram, row by row.
@@ -38,6 +53,8 @@ class Patches:
         pixels: uint8 [C, H, W], as it is shown: of a spectrogram the low frequencies are at the bottom.
         grid: (rows, columns).
         count: The number of positions, if the last fields of the grid are none.
+        name: Of one of several images.
+        tiles: The tiles of an image that was cut.
         box: (left, top, right, bottom) of the grid, as fractions of the width and height.
         seconds: Length of a spectrogram.
         hertz: [(fraction of the height from the bottom, frequency)], the ticks of a spectrogram.
@@ -50,6 +67,8 @@ class Patches:
     seconds: float | None = None
     hertz: tuple[tuple[float, float], ...] = ()
     count: int | None = None
+    name: str = ""
+    tiles: TileGrid | None = None
 
     def __len__(self) -> int:
         return self.grid[0] * self.grid[1] if self.count is None else self.count
