@@ -71,10 +71,10 @@ def read_answers(kind: str, processor: Any, count: int) -> tuple[Any, list[str]]
         return processor(pairs), [row["answers"]["text"][0] for row in rows]
     scenes = zoo.data.make_object_scenes("test", count, size=processor.image.size[0])
     # of each scene one about a color or a shape
-    asked = [next(one for one in own if one.type in ("color", "shape"))
+    chosen = [next(one for one in own if one.type in ("color", "shape"))
              for own in zoo.data.make_scene_questions(scenes.scenes)]  # fmt: skip
-    texts = [processor.marked(one.question, 1) for one in asked]
-    return processor(text=texts, images=list(scenes.images)), [f" {one.answer}" for one in asked]
+    texts = [processor.marked(one.question, 1) for one in chosen]
+    return processor(text=texts, images=list(scenes.images)), [f" {one.answer}" for one in chosen]
 
 
 def measure(modality: str, o: Any) -> None:
