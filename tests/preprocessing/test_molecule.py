@@ -100,6 +100,19 @@ def test_what_is_wrong_with_which_molecule(smiles: object, message: str, capfd: 
     assert not capfd.readouterr().err, "rdkit's log is in the message"
 
 
+def test_molecules_of_rdkit_are_what_their_smiles_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    molecule, processor = chem.MolFromSmiles("N[C@@H](C)C(=O)O"), MoleculeProcessor()
+    expected = processor("N[C@@H](C)C(=O)O")
+    for given in (molecule, [chem.AddHs(molecule)]):
+        assert all(torch.equal(x, expected[name]) for name, x in processor(given).items())
+    with pytest.raises(ValueError, match="molecule 1 is empty"):
+        processor([molecule, chem.Mol()])
+    (tmp_path / "a.sdf").write_text(chem.MolToMolBlock(molecule))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"molecule 0: 'a\.sdf' is a file: expected a SMILES string"):
+        processor(["a.sdf"])
+
+
 def test_an_empty_list_and_other_objects() -> None:
     with pytest.raises(ValueError, match="the list of molecules is empty"):
         MoleculeProcessor()([])

@@ -86,6 +86,11 @@ def test_arrays(tmp_path):
         ("a.ply", ply("ascii").replace(b"camera 2", b"camera 9999999999"), "too few for 9999999999 rows of 'camera'"),
         ("a.npy", b"nothing", "cannot be read as a point cloud"),
         ("a.npz", b"PK\x03\x04", "cannot be read as a point cloud"),
+        ("a.xyz", b"1 2 3\n# none\n\n1 2\n", "a.xyz, line 4: 2 numbers, expected 3, as before"),
+        ("a.pts", b"x y z\n1 2 3\n", "a.pts, line 1: 'x y z', expected numbers"),
+        ("a.off", b"1 2 3\n", "is not an OFF file"),
+        ("a.off", b"OFF\n", "no number of vertices after 'OFF'"),
+        ("a.off", b"OFF\n2 0 0\n1 2 3\n", "ends after 1 of 2 points: it is damaged"),
         ("a.obj", b"v 1 2 3", "unknown file type: expected a point cloud in .ply, .npy, .npz"),
     ],
 )
@@ -94,6 +99,31 @@ def test_damaged_files_are_named(name, content, message, tmp_path):
     with pytest.raises(LoadError, match=message) as error:
         point_cloud_io.read(tmp_path / name)
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.xyz", "# x y z\n1 2 3\n\n4 5 6.5\n"),
+        ("a.pts", "2\n1,2,3\n4,5,6.5\n"),
+        ("a.off", "OFF\n2 1 0\n1 2 3\n4 5 6.5\n3 0 1 0\n"),
+        ("b.off", "OFF2 1 0\n1 2 3\n4 5 6.5\n3 0 1 0\n"),
+    ],
+)
+def test_texts_of_points(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    assert point_cloud_io.read(tmp_path / name).tolist() == [[1, 2, 3], [4, 5, 6.5]]
+
+
+def test_clouds_of_torch_geometric():
+    data = pytest.importorskip("torch_geometric.data")
+    cloud = data.Data(pos=torch.from_numpy(POINTS), x=torch.ones(7))
+    plain = PointCloudProcessor()
+    assert torch.equal(plain([cloud])["points"], plain([POINTS])["points"])
+    assert PointCloudProcessor(in_features=4)(cloud)["points"][..., 3].tolist() == [[1.0] * 7]
+    cloud.x = None
+    with pytest.raises(ValueError, match="the point cloud has no x: expected the 1 features of each point"):
+        PointCloudProcessor(in_features=4)(cloud)
 
 
 def test_arrays_that_are_no_clouds(tmp_path):
@@ -158,6 +188,7 @@ def test_the_farthest_points_are_a_sample_that_ignores_the_order():
         (np.full((4, 3), np.nan, np.float32), "point cloud 1 has NaN or infinite numbers in 4 of 4 points"),
         (np.zeros((4, 2), np.float32), r"point cloud 1 is \[4, 2\], expected \[N, 3\]: x, y, z of each point"),
         (np.zeros((4, 6), np.float32), r"\[4, 6\], expected \[N, 3\]: keep the columns .* points\[:, :3\]"),
+        (np.zeros((3, 40), np.float32), r"\[3, 40\], expected \[N, 3\]: a row for each point; transpose it"),
         (torch.zeros(3), r"point cloud 1 is \[3\], expected \[N, 3\]"),
         ("cloud.obj", "unknown file type"),
         (np.array([["a"] * 3]), "of <U1, expected numbers"),

@@ -74,6 +74,11 @@ def test_inductive_training_and_the_folders_of_predict(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert command(["predict", str(tmp_path / "run"), str(folder)]) == 0
     assert "n17" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    assert command(["explore", str(tmp_path / "run"), str(folder), "--html", str(page), "--layers", "0"]) == 0
+    assert "n17" in page.read_text()
+    with pytest.raises(ValueError, match=r"the model takes graphs: expected a file that ends with \.npz"):
+        zoo.embed(zoo.load(tmp_path / "run", head="pool"), [str(folder)], tmp_path / "found.safetensors")
 
 
 @pytest.mark.parametrize(("words", "says"), [

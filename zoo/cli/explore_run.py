@@ -15,7 +15,7 @@ from zoo.interpret.roles.head_roles import head_roles
 from zoo.interpret.roles.result import HeadRoles
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.towers import TowersModel
-from zoo.preprocessing.modality import of_file, of_model
+from zoo.preprocessing.modality import MODALITIES, of_file, of_model
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
 
@@ -86,7 +86,7 @@ def split(source: str, words: Sequence[str], has_input: bool) -> tuple[list[str]
     rest = list(words[len(sources) - 1 :])
     if not rest and not has_input:
         raise ValueError('give an input: zoo explore MODEL "a text" --html page.html, or MODEL cat.png, MODEL talk.wav')
-    if not has_input and (Path(rest[0]).is_dir() if len(rest[0]) < 4096 else False):
+    if not has_input and (Path(rest[0]).is_dir() if len(rest[0]) < 4096 else False) and not is_folder_input(rest[0]):
         raise ValueError(f"{rest[0]} is a folder: after the models, give one input, such as a text or an image file")
     return sources, rest
 
@@ -96,9 +96,17 @@ def is_model(word: str) -> bool:
     if len(word) > 1024:
         return False
     path = Path(word)
+    if is_folder_input(path):
+        return False
     if path.exists():
         return path.is_dir() or path.suffix in WEIGHTS or path.name in WEIGHT_FILES
     return of_file(word) is None and re.fullmatch(r"(hf-hub:)?\w[\w.-]*/[\w.-]+", word) is not None
+
+
+def is_folder_input(path: str | Path) -> bool:
+    """Whether a folder is one input, as a graph of nodes.csv and edges.csv is."""
+    files = [record.folder_file for record in MODALITIES.values() if record.folder_file]
+    return any(Path(path, file).is_file() for file in files)
 
 
 def read_inputs(model: Any, source: str, words: Sequence[str]) -> Any:

@@ -19,7 +19,7 @@ stereo (E, Z; 2). A bond is two edges, one in each direction, in the order of th
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from torch import Tensor
 from zoo.preprocessing.graph import Graph, batch_graphs
 from zoo.preprocessing.processor import Processor
 from zoo.utils.type_checks import check_types
+
+if TYPE_CHECKING:
+    Molecule = str | Any  # a SMILES string, or a molecule of rdkit
 
 ELEMENTS = ("H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I")
 DEGREES, CHARGES, HYDROGENS = (0, 1, 2, 3, 4, 5), (-2, -1, 0, 1, 2), (0, 1, 2, 3, 4)
@@ -49,17 +52,21 @@ def load_rdkit(task: str = "reading SMILES") -> Any:
 
 
 def read_smiles(smiles: Any, name: str = "") -> Any:
-    """A SMILES string as a molecule of rdkit.
+    """A SMILES string as a molecule of rdkit, or a molecule of rdkit as its SMILES string would be read.
 
     Hydrogens are no atoms of it, apart from those that rdkit keeps, such as in [H][H] and [2H]O[2H]. Parts that no bond
     connects, such as the ions of a salt, are one molecule.
 
     Args:
-        smiles: One SMILES string, without a name or further columns after it.
+        smiles: One SMILES string, without a name or further columns after it; or a molecule of rdkit.
         name: What it is called in messages, such as "molecule 3".
 
     Raises: ValueError with the message of rdkit for what is not the SMILES of a molecule.
     """
+    if is_molecule(smiles):
+        if not smiles.GetNumAtoms():
+            raise ValueError(f"{name or 'the molecule'} is empty, expected one with atoms")
+        return load_rdkit().RemoveHs(smiles)
     if not isinstance(smiles, str):
         raise ValueError(f"{name or 'the molecule'} is {type(smiles).__name__}, expected a SMILES string such as 'CCO'")
     text = smiles.strip()
@@ -68,10 +75,18 @@ def read_smiles(smiles: Any, name: str = "") -> Any:
     shown = f"{name}: {text[:SHOWN]!r}".removeprefix(": ") + " ..." * (len(text) > SHOWN)
     if len(text.split()) > 1:
         raise ValueError(f"{shown} has spaces in it: expected one SMILES string and nothing after it")
+    if Path(text).suffix and Path(text).is_file():
+        raise ValueError(f"{shown} is a file: expected a SMILES string; the molecules of a table or of another file "
+                         "are read first, such as by rdkit")  # fmt: skip
     molecule, problem = _parse(text)
     if molecule is None:
         raise ValueError(f"{shown} is not the SMILES of a molecule: {problem}")
     return molecule
+
+
+def is_molecule(item: Any) -> bool:
+    """Whether an object is a molecule of rdkit."""
+    return hasattr(item, "GetAtoms") and hasattr(item, "GetBonds")
 
 
 def read_smiles_file(item: str | Path) -> str:
@@ -165,8 +180,8 @@ def _one_of(value: Any, known: Sequence[Any]) -> list[float]:
 class MoleculeProcessor(Processor):
     """SMILES strings -> the batch of their graphs: `node_features`, `edge_index`, `edge_features`, `graph_sizes`.
 
-    A list of strings is a batch, one string a batch of one; see `GraphProcessor` for the shapes, and
-    `zoo.preprocessing.molecule` for the features.
+    A list of strings is a batch, one string a batch of one, and molecules of rdkit do as well; see
+    `GraphProcessor` for the shapes, and `zoo.preprocessing.molecule` for the features.
 
     elements: the elements that have a feature of their own; all others share one.
     bonds: whether there are `edge_features`; a model without `edge_dim` takes none.
@@ -192,11 +207,12 @@ class MoleculeProcessor(Processor):
         """Number of features of a bond; None without them."""
         return BOND_FEATURES if self.bonds else None
 
-    def __call__(self, smiles: str | Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, smiles: "Molecule | Sequence[Molecule]") -> dict[str, Tensor]:
         """smiles: one or a list. Raises: ValueError that names the one that is not the SMILES of a molecule."""
-        return batch_graphs([self.prepare(self.load(smiles))] if isinstance(smiles, str) else self.graphs(smiles))
+        is_one = isinstance(smiles, str) or is_molecule(smiles)
+        return batch_graphs([self.prepare(self.load(smiles))] if is_one else self.graphs(smiles))
 
-    def graphs(self, smiles: Sequence[str], names: Sequence[str] | None = None) -> list[Graph]:
+    def graphs(self, smiles: "Sequence[Molecule]", names: Sequence[str] | None = None) -> list[Graph]:
         """The graph of each molecule. names: of the molecules in messages; default: "molecule 0", "molecule 1", ...
 
         Raises: ValueError that names the one that is not the SMILES of a molecule, and for an empty list.
@@ -208,7 +224,7 @@ class MoleculeProcessor(Processor):
         names = names or [f"molecule {i}" for i in range(len(smiles))]
         return [self.prepare(self.load(text, name)) for text, name in zip(smiles, names, strict=True)]
 
-    def load(self, item: str, name: str = "") -> Graph:
+    def load(self, item: "Molecule", name: str = "") -> Graph:
         """The graph of one molecule with all features. name: of it in messages."""
         return molecule_graph(read_smiles(item, name), self.elements)
 

@@ -29,7 +29,8 @@ MAX_FEATURES = 64
 class PointCloudProcessor(Processor):
     """Point clouds -> {"points": float32 [B, N, F][, "attention_mask": int64 [B, N]]}; no mask if sizes are equal.
 
-    A cloud is a path (PLY, NPY, NPZ), or numbers [N, F]: x, y, z and features of each point. A list of clouds, or a
+    A cloud is a path (PLY, NPY, NPZ, XYZ, PTS, OFF), numbers [N, F]: x, y, z and features of each point, or a `Data` of
+    torch_geometric with these as its pos and x. A list of clouds, or a
     tensor [B, N, F], is a batch; one cloud is a batch of one. Clouds of different sizes are padded with zeros. A cloud
     needs one point at least; that of one point, or of points at one place, is moved to the origin and not scaled.
 
@@ -87,7 +88,9 @@ class PointCloudProcessor(Processor):
     def load(self, item: "PointCloudInput", name: str = "the point cloud") -> Tensor:
         """One cloud as it is, float32 [N, F], checked. name: of an array in messages."""
         name = str(item) if isinstance(item, str | Path) else name
-        values = point_cloud_io.read(item, self.features) if isinstance(item, str | Path) else item
+        values: Any = point_cloud_io.read(item, self.features) if isinstance(item, str | Path) else item
+        if hasattr(values, "pos") and hasattr(values, "edge_index"):
+            values = self._of_torch_geometric(values, name)
         if not isinstance(values, Tensor):
             values = torch.from_numpy(point_cloud_io.as_points(values, name))
         if values.ndim != 2 or values.shape[1] != self.in_features or values.is_complex():
@@ -100,7 +103,19 @@ class PointCloudProcessor(Processor):
             raise ValueError(f"{name} has NaN or infinite numbers in {bad} of {len(values)} points: remove them")
         return values
 
+    def _of_torch_geometric(self, data: Any, name: str) -> Tensor:
+        """The cloud of a `torch_geometric.data.Data`: its pos, and its x where the model takes features."""
+        if data.pos is None:
+            raise ValueError(f"{name} has no pos: expected the places of its points, [N, 3]")
+        if self.in_features == 3:
+            return torch.as_tensor(data.pos)
+        if data.x is None:
+            raise ValueError(f"{name} has no x: expected the {self.in_features - 3} features of each point beside pos")
+        return torch.cat([torch.as_tensor(data.pos), torch.as_tensor(data.x).reshape(len(data.pos), -1)], 1)
+
     def _columns(self, values: Tensor) -> str:
+        if values.ndim == 2 and len(values) == self.in_features < values.shape[1]:
+            return "a row for each point; transpose it"
         if values.ndim == 2 and values.shape[1] > self.in_features:
             return f"keep the columns that the model takes, points[:, :{self.in_features}]"
         return "x, y, z and the features of each point" if self.in_features > 3 else "x, y, z of each point"

@@ -1,4 +1,4 @@
-"""Readers of point clouds: PLY (ascii and binary, of both byte orders), NPY and NPZ files."""
+"""Readers of point clouds: PLY (ascii and binary, of both byte orders), NPY and NPZ files, the texts XYZ and OFF."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,8 @@ import numpy as np
 from zoo.utils.array_files import DAMAGED
 from zoo.utils.errors import LoadError, did_you_mean
 
-SUFFIXES = (".ply", ".npy", ".npz")
+SUFFIXES = (".ply", ".npy", ".npz", ".xyz", ".pts", ".off")
+TEXTS = (".xyz", ".pts", ".off")
 POINTS = "points"  # the array of an NPZ file
 XYZ = ("x", "y", "z")
 TYPES = {
@@ -26,7 +27,8 @@ def read(path: str | Path, features: Sequence[str] = (), label: str = "") -> np.
     """The points of a file, float32 [N, 3 + F], or [N, 3 + F + 1] with the label of each.
 
     A PLY file has them in its element "vertex", with the coordinates x, y, z; an NPY file is an array [N, 3 + F]; an
-    NPZ file has the array "points", or a single one.
+    NPZ file has the array "points", or a single one. An XYZ or PTS file has a point in each line, 3 + F numbers with
+    spaces or commas between them; an OFF file, which describes a mesh, has them as its vertices.
 
     features: names of further properties of a PLY file (nx, ny, nz; red, green, blue; ...), or of further arrays [N] or
     [N, F] of an NPZ file. Those of 8 or 16 bits without a sign, such as colors, are scaled to 0 .. 1.
@@ -39,12 +41,14 @@ def read(path: str | Path, features: Sequence[str] = (), label: str = "") -> np.
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise LoadError(f"{path} has an unknown file type: expected a point cloud in {', '.join(SUFFIXES)}")
-    if suffix == ".npy" and features:
-        raise LoadError(f"{path} is one array without names, so it has no features {', '.join(features)}: give the "
+    if suffix in (".npy", *TEXTS) and features:
+        raise LoadError(f"{path} has columns without names, so it has no features {', '.join(features)}: give the "
                         "columns in the array, or use an NPZ or PLY file")  # fmt: skip
     try:
         if suffix == ".ply":
             return read_ply(path, features, label)
+        if suffix in TEXTS:
+            return read_text(path)
         return read_arrays(path, features, label)
     except (LoadError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
@@ -78,6 +82,44 @@ def read_arrays(path: Path, features: Sequence[str], label: str = "") -> np.ndar
                                 f"[{len(points)}, F], a row for each point")  # fmt: skip
             columns.append(values)
     return np.concatenate(columns, 1, dtype=np.float32)
+
+
+def read_text(path: Path) -> np.ndarray:
+    """The points of an XYZ, PTS or OFF file, see `read`. Lines that are empty or begin with # are skipped, and so is a
+    first line with the number of points."""
+    with path.open(encoding="utf-8-sig") as file:
+        found = [(number, line.replace(",", " ").split()) for number, line in enumerate(file, 1)]
+    lines = [(number, words) for number, words in found if words and not words[0].startswith("#")]
+    if path.suffix.lower() == ".off":
+        lines = vertices_of_off(path, lines)
+    elif len(lines) > 1 and len(lines[0][1]) == 1 and lines[0][1][0].isdecimal():
+        lines = lines[1:]
+    rows = []
+    for number, words in lines:
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            raise LoadError(f"{path}, line {number}: {' '.join(words)!r:.100}, expected numbers") from None
+        if len(rows[-1]) != len(rows[0]):
+            raise LoadError(f"{path}, line {number}: {len(rows[-1])} numbers, expected {len(rows[0])}, as before")
+    return np.array(rows, dtype=np.float32).reshape(len(rows), -1 if rows else len(XYZ))
+
+
+def vertices_of_off(path: Path, lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The lines of the vertices of an OFF file: after "OFF" and the numbers of vertices, faces and edges."""
+    first = lines[0][1][0] if lines else ""
+    if not first.startswith("OFF"):
+        raise LoadError(f"{path} is not an OFF file: its first line is not 'OFF'")
+    # some files of ModelNet have the counts in the first line, even without a space: OFF490 518 0
+    counts = [word for word in [first[3:], *lines[0][1][1:]] if word]
+    start = 1 if counts else 2
+    counts = counts or (lines[1][1] if len(lines) > 1 else [])
+    if not counts or not counts[0].isdecimal():
+        raise LoadError(f"{path} has no number of vertices after 'OFF'")
+    vertices = lines[start : start + int(counts[0])]
+    if len(vertices) < int(counts[0]):
+        raise LoadError(f"{path} ends after {len(vertices)} of {counts[0]} points: it is damaged")
+    return [(number, words[:3]) for number, words in vertices]
 
 
 def as_points(values: Any, name: str) -> np.ndarray:

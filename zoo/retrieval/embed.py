@@ -149,6 +149,11 @@ def items_of_list(items: Sequence[str | Path], encoder: Encoder) -> list[Item]:
         kind = file_modality(item, encoder.modalities)
         if kind is None and (isinstance(item, Path) or not item.strip()):
             raise ValueError(f"{str(item)!r}: expected a text, or the path of an image, an audio file or a .txt file")
+        if kind is None and encoder.single and not any(MODALITIES[own].strings for own in encoder.modalities):
+            records = [MODALITIES[own] for own in encoder.modalities]
+            endings = ", ".join(suffix for record in records for suffix in record.suffixes)
+            raise ValueError(f"{str(item)!r}: the model takes {' and '.join(record.plural for record in records)}: "
+                             f"expected a file that ends with {endings}")  # fmt: skip
         encoder.need(kind or encoder.string_modality, str(item))
         found += stamped(kind, str(item), Path(item)) if kind else [Item(encoder.string_modality, str(item))]
     return found

@@ -1,4 +1,4 @@
-"""Load labeled point clouds: your own folders and tables of .ply and .npy files, or synthetic shapes."""
+"""Load labeled point clouds: your own folders and tables of files, or synthetic shapes."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Load point clouds whose points have classes: your own .ply, .npz and .npy files, or synthetic objects of parts."""
+"""Load point clouds whose points have classes: your own files (PLY, NPZ, NPY, XYZ), or synthetic objects of parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
