@@ -22,6 +22,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PLOT = ".png"  # of contact maps
 FIELDS = {"ctc": ("text", "probability"), "token": Entity._fields, "qa": Answer._fields,
           "contacts": Contact._fields}  # of a prediction, by head  # fmt: skip
+ELEMENTS = ("nodes", "points")  # each has a row of its own in a flat table
 PREFIX = "predicted_"  # of the columns of predictions, where the input has one of the same name
 
 
@@ -43,8 +44,23 @@ class PredictionColumns:
     min_probability: float = 0.0
 
     @property
+    def row_names(self) -> list[str]:
+        """Of the rows of `rows`."""
+        if self.listed not in ELEMENTS:
+            return self.names
+        return [f"{self.prefix}{name}" for name in [*self.fields, *["error"] * self.errors]]
+
+    def rows(self, prediction: Prediction | None, error: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a prediction in a flat table: of a graph or a cloud one for each node or point, else one."""
+        if self.listed not in ELEMENTS:
+            return [self.flat(prediction, error)]
+        found = (prediction or []) if error is None else []
+        cells = [list(one) for one in found] or [[None] * len(self.fields)]
+        return [dict(zip(self.row_names, [*row, *[error] * self.errors], strict=True)) for row in cells]
+
+    @property
     def names(self) -> list[str]:
-        """Of a flat table: label and probability, or label_1, probability_1 and so on, or values of a regression."""
+        """Of one row for a prediction: label and probability, label_1, probability_1 and so on, or numbers."""
         ends = [""] if self.top_k == 1 else [f"_{i}" for i in range(1, self.top_k + 1)]
         plain = list(self.values) or [f"{name}{end}" for end in ends for name in self.fields]
         plain = [self.listed] if self.listed else plain
@@ -93,7 +109,7 @@ def columns_for(model: Any, top_k: int, given: Sequence[str], errors: bool, list
     for prefix in ("", PREFIX):
         name = elements if head == "token" else "labels" if listed else ""
         columns = PredictionColumns(top_k, fields, values, prefix, errors, name, 0.5 if listed else 0.0)
-        new = {*columns.names, *columns.nested(None)}
+        new = {*columns.row_names, *columns.nested(None)}
         if not new & set(given):
             return columns
     raise DataError(f"the input has columns named {', '.join(sorted(new & set(given)))}: rename them")

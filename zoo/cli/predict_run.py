@@ -237,7 +237,7 @@ class Work:
                 elif isinstance(error, KeyboardInterrupt):
                     say(f"interrupted after {journal.inputs:,} inputs: the same command resumes there", file=sys.stderr)
                 raise
-            new = list(self.columns.nested(None) if nested else self.columns.names)
+            new = list(self.columns.nested(None) if nested else self.columns.row_names)
             before = [name for row in written for name in row if name not in new]  # JSON lines may differ in theirs
             left_out = write_table(out, [*dict.fromkeys([*self.inputs.columns, *before]), *new], written)
             journal.remove()
@@ -254,10 +254,11 @@ class Work:
 
     def _kept(self, rows: list[Row], window: Window, nested: bool) -> Iterator[dict[str, Any]]:
         """The columns of rows and predictions, without rows that were skipped."""
-        made = self.columns.nested if nested else self.columns.flat
         for i, (row, prediction) in enumerate(zip(rows, window.predictions, strict=True)):
             if prediction is not None:
-                yield joined(row.values, made(prediction, window.failures.get(i)))
+                error = window.failures.get(i)
+                made = [self.columns.nested(prediction, error)] if nested else self.columns.rows(prediction, error)
+                yield from (joined(row.values, each) for each in made)
 
     def print_table(self) -> None:
         """Print a table for the screen."""
