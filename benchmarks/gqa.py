@@ -77,6 +77,8 @@ def plot(rows: dict[tuple[str, int], dict[str, list[float]]], file: Path) -> Non
         axis.errorbar(x, [p[0] for p in points], [p[1] for p in points], color=PALETTE[number], marker="os^"[number],
                       capsize=2, label=stage)  # fmt: skip
     axis.set_xscale("log", base=2)
+    sizes = sorted({int(values["bytes of the cache for a token"][0]) for values in rows.values()})
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axis.set_xlabel("bytes of the cache for a token")
     axis.set_ylabel("loss per character")
     axis.spines[["top", "right"]].set_visible(False)
