@@ -32,7 +32,7 @@ def train(run: Run) -> Result:
     from zoo.data.audio.speech import load_speech
     from zoo.tasks.error_rates import ErrorRates
     from zoo.tasks.lora import add_lora
-    from zoo.tasks.seq2seq import Seq2SeqTask
+    from zoo.tasks.seq2seq_speech import Seq2SeqSpeechTask
     from zoo.training.fit import fit
     from zoo.training.recipes.audio import pretrained_sampling_rate
     from zoo.training.recipes.transcripts import PLOTS, TranscriptsFile, fit_to_transcripts, speech_writer, transcripts
@@ -55,9 +55,9 @@ def train(run: Run) -> Result:
     references = transcripts(speech)
     generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
                   "max_new_tokens": data.max_new_tokens, "language": cfg.data.language or None}  # fmt: skip
-    task = Seq2SeqTask(model, label_smoothing=cfg.task.label_smoothing, text_metric=ErrorRates, references=references,
-                       val_samples=cfg.task.val_samples, generation=generation, optim=cfg.optim, ema=cfg.trainer.ema,
-                       seed=cfg.seed)  # fmt: skip
+    task = Seq2SeqSpeechTask(model, label_smoothing=cfg.task.label_smoothing, ctc_weight=cfg.task.ctc_weight,
+                             text_metric=ErrorRates, references=references, val_samples=cfg.task.val_samples,
+                             generation=generation, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     task.augment = data.augment  # makes spectrograms of waveforms, with masks in training
     return fit(run, task, data, longer_runs=LONGER_RUNS, plots=PLOTS,
                callbacks=[TranscriptsFile(folder.path, references["test"])],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.data.keyed_batches import GroupedByLengthBatches
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, Seq2SeqTask, add_lora
+from zoo.tasks import CausalLMTask, ClassificationTask, CTCTask, MaskedLMTask, Seq2SeqSpeechTask, Seq2SeqTask, add_lora
 
 SMALL = {"width": 32, "depth": 1, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0, "seed": 0}
 QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -142,9 +142,21 @@ def seq2seq() -> L.LightningModule:
     return Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1)
 
 
+def transcripts() -> Batch:
+    """Spectrograms of 20 frames, with texts of other lengths."""
+    features = torch.randn(4, 8, 40, generator=torch.Generator().manual_seed(3))
+    labels = translations()["labels"]
+    return {"input_features": features, "labels": labels, "index": torch.arange(4)}
+
+
+def speech() -> L.LightningModule:
+    model = zoo.create_model("whisper_nano", vocab_size=200, mel_bins=8, frames=40, eos_token_id=2, **SMALL)
+    return Seq2SeqSpeechTask(model, lr=1e-3, label_smoothing=0.1, ctc_weight=0.3)
+
+
 TASKS = [
     (causal_lm, texts), (masked_lm, texts), (weighted_classes, images), (smoothed, images), (several_labels, several),
-    (regression, images), (ctc, clips), (seq2seq, translations),
+    (regression, images), (ctc, clips), (seq2seq, translations), (speech, transcripts),
 ]  # fmt: skip
 
 
@@ -174,7 +186,7 @@ def on_rank(rank: int, task: Any, batch: Any, strategy: str) -> tuple[Tensor, fl
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize(("task", "batch"), [TASKS[0], TASKS[1], TASKS[2], TASKS[6]])
+@pytest.mark.parametrize(("task", "batch"), [TASKS[0], TASKS[1], TASKS[2], TASKS[6], TASKS[8]])
 def test_ranks_make_no_difference(
     task: Callable[[], L.LightningModule], batch: Callable[[], Batch], strategy: str
 ) -> None:

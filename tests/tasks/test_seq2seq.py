@@ -17,7 +17,7 @@ from zoo.data.synthetic.translations import make_translations
 from zoo.data.text.parallel import ParallelTexts
 from zoo.data.text.parallel_datamodule import ParallelDataModule
 from zoo.preprocessing.tokenizer_training import train
-from zoo.tasks import BLEU, Seq2SeqTask, inverse_sqrt
+from zoo.tasks import BLEU, Seq2SeqSpeechTask, Seq2SeqTask, inverse_sqrt
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.language_modeling import Predictions, output_layer
 from zoo.tasks.seq2seq import select_rows, shift_right
@@ -229,3 +229,33 @@ def test_no_texts_are_generated_for_no_samples(memorized: Any) -> None:
         assert "val_bleu" not in trainer.callback_metrics and "val_bleu" not in task.validation_metrics
     finally:
         task.val_samples = 12
+
+
+def test_ctc_beside_the_decoder() -> None:
+    """By torch's own losses; the end token is the blank, and padding of both texts makes no difference."""
+    model = zoo.create_model("transformer_nano", **SMALL | {"eos_token_id": 2, "depth": 2}).double()
+    one = batch() | {"labels": torch.tensor([[7, 7, 9, 2], [5, 2, -100, -100], [8, 2, -100, -100]])}
+    one |= {"input_ids": one["input_ids"].repeat(1, 2), "attention_mask": one["attention_mask"].repeat_interleave(2, 1)}
+    del one["lengths"]
+    read = shift_right(one["labels"], model.config.decoder_start_token_id, model.config.pad_token_id)
+    inputs = one["input_ids"], one["attention_mask"]
+    losses = F.cross_entropy(model(*inputs, read).flatten(0, 1), one["labels"].flatten(), reduction="sum")
+    scores = model.head(model.encode(*inputs)).log_softmax(-1).transpose(0, 1)
+    texts, frames = torch.tensor([[7, 7, 9], [5, 2, 2], [8, 2, 2]]), one["attention_mask"].sum(1)
+    ctc = F.ctc_loss(scores, texts, frames, torch.tensor([3, 1, 1]), blank=2, reduction="sum")
+    task = Seq2SeqSpeechTask(model, lr=1e-3, ctc_weight=0.25)
+    loss = task.loss_of(one, 0, 0)
+    torch.testing.assert_close(loss, (0.75 * losses + 0.25 * ctc) / 8, check_dtype=False)
+    assert not model.encoder.blocks._forward_hooks
+    plain = Seq2SeqSpeechTask(model, lr=1e-3).loss_of(one, 0, 0)
+    torch.testing.assert_close(plain, losses / 8, check_dtype=False)
+    with pytest.raises(ValueError, match="row 0: 3 symbols need at least 4 frames, but the clip has 3"):
+        task.loss_of(one | {name: one[name][:, :3] for name in ("input_ids", "attention_mask")}, 0, 0)
+
+
+def test_models_without_ctc() -> None:
+    model = zoo.create_model("bart_nano", **SMALL)
+    with pytest.raises(ValueError, match=r"ctc_weight=1\.0: expected at least 0 and less than 1"):
+        Seq2SeqSpeechTask(model, ctc_weight=1.0)
+    with pytest.raises(ValueError, match="the output layer of Plain cannot read the states of an encoder"):
+        Seq2SeqSpeechTask(Plain(model), ctc_weight=0.3)

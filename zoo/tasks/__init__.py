@@ -14,6 +14,7 @@ _HOME = {
     "NodeClassificationTask": "zoo.tasks.node_classification",
     "PointSegmentationTask": "zoo.tasks.point_segmentation",
     "QuestionAnsweringTask": "zoo.tasks.question_answering",
+    "Seq2SeqSpeechTask": "zoo.tasks.seq2seq_speech",
     "Seq2SeqTask": "zoo.tasks.seq2seq",
     "ImageTextTask": "zoo.tasks.image_text",
     "TextToImageTask": "zoo.tasks.text_to_image",

@@ -104,9 +104,12 @@ class Seq2SeqTask(Task):
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean loss over the target tokens of a micro-batch."""
-        batch = self._prepare(batch, step, train=True)
+        return self.mean_loss(*self._totals(self._prepare(batch, step, train=True)))
+
+    def _totals(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """(sum of the losses of the target tokens of a training batch, their number)."""
         predictions = replace(self.predict(self.model, batch), label_smoothing=self.label_smoothing)
-        return self.mean_loss(predictions.cross_entropy("sum"), predictions.count)
+        return predictions.cross_entropy("sum"), predictions.count
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> Predictions:
         """What the model predicts for the target tokens of a batch."""

@@ -305,12 +305,19 @@ class TranscriptionSettings(TranslationSettings):
     """The objective of speech recognition, and the generated transcripts.
 
     Attributes:
+        ctc_weight: Weight of a CTC loss on the encoder, which finds earlier which frames belong to which tokens; 0 for
+            none. See `zoo.tasks.Seq2SeqSpeechTask`.
         num_beams: Number of beams that transcribe the test set; 1 takes the most probable tokens, as in validation.
         val_samples: Number of validation clips whose transcripts are scored by word error rate; 0 scores none.
     """
 
+    ctc_weight: float = 0.0
     num_beams: int = 1
     val_samples: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("ctc_weight", self.ctc_weight, 0.0, 1.0, open_above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
