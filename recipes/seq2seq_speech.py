@@ -5,12 +5,12 @@
     python recipes/seq2seq_speech.py data=FOLDER         your own clips: with a metadata.csv (file_name, text)
     python recipes/seq2seq_speech.py data=FOLDER model.source=openai/whisper-tiny lr=1e-5 language=en resample=true
 
-The decoder learns with teacher forcing and label smoothing, the spectrograms are masked (SpecAugment). A new model
-reads windows as long as the longest clip instead of 30 s. Word and character error rates are reported: of greedy
-decoding for `val_samples` clips in validation and for the test set, there with beam search if `num_beams=` is more than
-1. The run folder has the transcripts of the test split in transcripts.csv, and in alignment.png which times of some
-clips their tokens attend to. The trained model is saved in runs/seq2seq_speech/model. If a run is interrupted, the same
-command resumes it, bit for bit.
+The decoder learns with teacher forcing and label smoothing, the encoder of a new model also by CTC (`ctc_weight=`), the
+spectrograms are masked (SpecAugment). A new model reads windows as long as the longest clip instead of 30 s. Word and
+character error rates are reported: of greedy decoding for `val_samples` clips in validation and for the test set, there
+with beam search if `num_beams=` is more than 1. The run folder has the transcripts of the test split in
+transcripts.csv, and in alignment.png which times of some clips their tokens attend to. The trained model is saved in
+runs/seq2seq_speech/model. If a run is interrupted, the same command resumes it, bit for bit.
 """
 
 import sys
@@ -55,7 +55,7 @@ def train(run: Run) -> Result:
     references = transcripts(speech)
     generation = {"num_beams": cfg.task.num_beams, "length_penalty": cfg.task.length_penalty,
                   "max_new_tokens": data.max_new_tokens, "language": cfg.data.language or None}  # fmt: skip
-    task = Seq2SeqSpeechTask(model, label_smoothing=cfg.task.label_smoothing, ctc_weight=cfg.task.ctc_weight,
+    task = Seq2SeqSpeechTask(model, label_smoothing=cfg.task.label_smoothing, ctc_weight=cfg.ctc_weight,
                              text_metric=ErrorRates, references=references, val_samples=cfg.task.val_samples,
                              generation=generation, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     task.augment = data.augment  # makes spectrograms of waveforms, with masks in training
