@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.nn.context import Context
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.exporting import is_exporting
+from zoo.nn.graph_mask import GraphMask, graph_mask
 from zoo.nn.stack import Stack
 from zoo.preprocessing.graph import GraphProcessor
 
@@ -119,7 +120,7 @@ class GraphModel(Model):
         there already."""
         x = self.check_inputs(unknown, node_features)
         graph = self.graph_of(x, edge_index, edge_features) if graph is None else graph
-        check_sizes(graph_sizes, len(x), edge_index)
+        check_sizes(graph_sizes, x.shape[0], edge_index)
         hidden = self.blocks(self.embed(x, graph)[None], self.context(graph, graph_sizes), layers=layers)
         if layers is None:
             return hidden[0]
@@ -155,7 +156,7 @@ class GraphModel(Model):
         if edge_index is None:
             edge_index = torch.empty(2, 0, dtype=torch.long, device=x.device)
         features = self.features_of(edge_index, edge_features, x)
-        return GraphMask(edge_index, len(x), self.config.add_self_loops, features=features)
+        return graph_mask(edge_index, x.shape[0], self.config.add_self_loops, features)
 
     def features_of(self, edge_index: Tensor, edge_features: Tensor | None, x: Tensor) -> Tensor | None:
         """The features of the edges, empty ones if there are no edges. Raises ValueError for none or others than
@@ -198,13 +199,15 @@ def pool_graphs(x: Tensor, sizes: Tensor | None, mode: GraphPoolingMode) -> Tens
     """Sums or means [G, D] of x [N, D] over the nodes of each graph; a graph without nodes has zeros."""
     if sizes is None:
         return x.sum(0, keepdim=True) if mode == "sum" else x.mean(0, keepdim=True)
-    graph = numbers_of_graphs(sizes.to(x.device), len(x))
-    sums = x.new_zeros(len(sizes), x.shape[1]).index_add(0, graph, x)
+    graph = numbers_of_graphs(sizes.to(x.device), x.shape[0])
+    sums = x.new_zeros(sizes.shape[0], x.shape[1]).index_add(0, graph, x)
     return sums if mode == "sum" else sums / sizes.to(x).clamp(min=1)[:, None]
 
 
 def numbers_of_graphs(sizes: Tensor, nodes: int) -> Tensor:
     """The number of the graph of each node [N], from the nodes of each graph [G]."""
+    if is_exporting():
+        return (torch.arange(nodes, device=sizes.device)[:, None] >= sizes.cumsum(0)).sum(1)
     return torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes, output_size=nodes)
 
 

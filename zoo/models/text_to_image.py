@@ -20,6 +20,7 @@ from zoo.nn.core import check_positive
 from zoo.nn.frontends.text_and_image import TextAndImageEmbedding
 from zoo.nn.grid_attention import on_grid
 from zoo.nn.kv_cache import StackState
+from zoo.nn.padding import places_real_first
 from zoo.nn.stack import Stack
 
 HEAD = "image_tokens"
@@ -179,9 +180,8 @@ class TextToImageModel(TextModel):
             real = ids != c.pad_token_id
         else:
             real = torch.ones_like(ids, dtype=torch.bool)
-        order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
-        missing = (0, c.text_length - tokens)
-        ids, real = (nn.functional.pad(x.gather(1, order), missing) for x in (ids, real))
+        places, missing = places_real_first(real), (0, c.text_length - tokens)
+        ids, real = (nn.functional.pad(torch.zeros_like(x).scatter(1, places, x), missing) for x in (ids, real))
         padding = torch.arange(c.text_vocab_size, c.text_tokens, device=ids.device)
         return torch.where(real, ids, padding)
 

@@ -149,11 +149,14 @@ class Attention(nn.Module):
         if tokens == 1:  # no transpositions: to decode a small model takes little more than its calls of torch
             shape = (rows, -1, 1, self.head_dim)
             return q.view(shape), k.view(shape), v.view(shape)
-        shape = (rows, tokens, -1, self.head_dim)  # B N HP -> B H N P
-        return q.view(shape).transpose(1, 2), k.view(shape).transpose(1, 2), v.view(shape).transpose(1, 2)
+        size = self.head_dim
+        q = q.view(rows, tokens, q.shape[2] // size, size)  # not -1, which a graph knows from all other sizes only
+        k, v = k.view(rows, tokens, k.shape[2] // size, size), v.view(rows, tokens, v.shape[2] // size, size)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # B N HP -> B H N P
 
     def split(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
+        rows, tokens, width = x.shape
+        return x.view(rows, tokens, width // self.head_dim, self.head_dim).transpose(1, 2)  # B N HP -> B H N P
 
 
 def is_plain_linear(linear: nn.Module, *, sharded: bool = False) -> bool:

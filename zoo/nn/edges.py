@@ -18,17 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zoo.nn.exporting import is_exporting
+
 CHUNK, CHUNK_GPU = 1 << 18, 1 << 27  # numbers in the temporaries of scores that are computed for some edges at a time
 SMALL = 1 << 21  # numbers of all edges and channels, up to which a tensor of them is made
 
 
 class Edges:
-    """The edges of a graph of `nodes`, sorted by their targets: source and target [E], starts [nodes + 1], where the
-    edges of each target begin."""
+    """The edges of a graph of `nodes`, sorted by their targets: source and target [E]."""
 
     def __init__(self, source: Tensor, target: Tensor, nodes: int) -> None:
         self.source, self.target, self.nodes = source, target, nodes
-        self.starts = torch.searchsorted(target, torch.arange(nodes + 1, device=target.device))
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where the edges of each target begin [nodes + 1]."""
+        return torch.searchsorted(self.target, torch.arange(self.nodes + 1, device=self.target.device))
 
     def __len__(self) -> int:
         return self.source.shape[0]
@@ -82,7 +87,7 @@ def sum_of_edges(values: Tensor, edges: Edges) -> Tensor:
 
 def is_small(edges: Edges, x: Tensor) -> bool:
     """Whether a tensor of all edges and of the channels of nodes x [R, N, P] is small enough to be made."""
-    return len(edges) * x.shape[0] * x.shape[2] <= SMALL
+    return is_exporting() or len(edges) * x.shape[0] * x.shape[2] <= SMALL
 
 
 def of_edges(x: Tensor, nodes: Tensor) -> Tensor:

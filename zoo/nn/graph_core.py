@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.core import Core
+from zoo.nn.core import Core, masked_softmax
 from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
-from zoo.nn.graph_mask import EdgeBias, EdgeInputs, GraphMask
+from zoo.nn.graph_mask import EdgeBias, EdgeInputs, GraphMask, TracedGraph
 from zoo.nn.masks import NO_MASK, AnyMask, MaskView
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, Sum, as_bias
 from zoo.nn.sdpa import check_inputs, repeat_kv, soft_capped
@@ -54,6 +54,8 @@ class EdgeCore(Core):
         """The outputs [B, H, N, P] from the edges alone."""
         check_inputs(q, k, v)
         rows, heads = q.shape[:2]
+        if isinstance(graph, TracedGraph):
+            return self.attend_pairs(q, k, v, graph, bias, edge_inputs)
         weights = self.weights_of_edges(q, k, graph, bias, None if edge_inputs is None else edge_inputs.keys)
         if self.dropout:
             weights = F.dropout(weights, self.dropout)
@@ -64,10 +66,29 @@ class EdgeCore(Core):
             y = y + sum_of_edges(parts.flatten(1), graph.edges).unflatten(1, parts.shape[1:]).transpose(0, 1)
         return y.unflatten(0, (rows, heads)).to(v.dtype)
 
+    def attend_pairs(
+        self, q: Tensor, k: Tensor, v: Tensor, graph: TracedGraph, bias: AnyBias, edge_inputs: EdgeInputs | None
+    ) -> Tensor:
+        """`attend_edges` where the values of edges are those of all pairs of nodes."""
+        (rows, heads), grid = q.shape[:2], (graph.nodes, graph.nodes)
+        scores = self.scores_of_edges(q, k, graph, bias, None if edge_inputs is None else edge_inputs.keys)
+        weights = masked_softmax(scores.T.unflatten(1, grid).masked_fill(~graph.pairs, -torch.inf))  # R N N
+        y = weights @ repeat_kv(v, heads).flatten(0, 1).to(weights.dtype)
+        if edge_inputs is not None and edge_inputs.values is not None:
+            values = of_rows(edge_inputs.values, rows).to(weights.dtype).unflatten(0, grid)  # N N R P
+            y = y + torch.einsum("rts,tsrp->rtp", weights, values)
+        return y.unflatten(0, (rows, heads)).to(v.dtype)
+
     def weights_of_edges(
         self, q: Tensor, k: Tensor, graph: GraphMask, bias: AnyBias, edge_keys: Tensor | None
     ) -> Tensor:
         """Attention weights [E, R], in float32 at least."""
+        return EdgeSoftmax.apply(self.scores_of_edges(q, k, graph, bias, edge_keys), graph.edges)
+
+    def scores_of_edges(
+        self, q: Tensor, k: Tensor, graph: GraphMask, bias: AnyBias, edge_keys: Tensor | None
+    ) -> Tensor:
+        """Scores [E, R] with the bias, in float32 at least."""
         rows, heads = q.shape[:2]
         dtype = torch.promote_types(q.dtype, torch.float32)
         k = repeat_kv(k, heads).flatten(0, 1).to(dtype)
@@ -75,7 +96,7 @@ class EdgeCore(Core):
         scores = self.edge_scores(q.flatten(0, 1).to(dtype), k, graph.edges, keys)
         if (added := as_bias(bias)) is not None:
             scores = scores + of_rows(at_edges(added, graph), rows).to(dtype)
-        return EdgeSoftmax.apply(scores, graph.edges)
+        return scores
 
     def edge_products(self, q: Tensor, k: Tensor, edges: Edges, edge_keys: Tensor | None = None) -> Tensor:
         """q . k * scale of edges [E, R], with the soft cap of the model."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.nn.edges import Edges
+from zoo.nn.exporting import is_exporting
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import Mask
 from zoo.nn.position_biases import Bias
@@ -121,6 +122,56 @@ class GraphMask(Mask):
             )
 
 
+class TracedGraph(GraphMask):
+    """The graph in a traced model, for any number of nodes and edges: its values of edges are those of all pairs of
+    nodes, as many as a trace can know, of which `pairs` [nodes, nodes], by target and source, has the edges."""
+
+    is_large = False
+
+    def __init__(self, edges: Tensor, nodes: int, self_loops: bool = True, features: Tensor | None = None) -> None:
+        self.nodes, self.self_loops, self.given, self.sparse = nodes, self_loops, edges, False
+        self.codes = torch.arange(nodes * nodes, device=edges.device)
+        self.loops = torch.arange(nodes, device=edges.device) * (nodes + 1)
+        counts = torch.zeros(nodes * nodes, device=edges.device).index_add(0, edges[1] * nodes + edges[0], ones(edges))
+        if self_loops:
+            counts = counts.index_add(0, self.loops, torch.ones(nodes, device=edges.device))
+        self.pairs = counts.view(nodes, nodes) > 0
+        self.features = None if features is None else self.align(features)
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        return self.pairs[q, k]
+
+    @cached_property
+    def edges(self) -> Edges:
+        """All pairs of nodes."""
+        numbers = torch.arange(self.nodes, device=self.codes.device)
+        grid = numbers.expand(self.nodes, -1)
+        return Edges(grid.flatten(), grid.mT.flatten(), self.nodes)
+
+    def align(self, values: Tensor) -> Tensor:
+        source, target = self.given
+        counted = (source != target).to(values.dtype) if self.self_loops else ones(self.given).to(values.dtype)
+        aligned = mean_by_place(values, target * self.nodes + source, self.nodes * self.nodes, counted)
+        if self.self_loops:
+            aligned = aligned.index_copy(0, self.loops, mean_by_place(values, target, self.nodes, counted))
+        return aligned
+
+    def dense(self, queries: int, keys: int, device: Any = None) -> Tensor:
+        return self.pairs[None, None]
+
+
+def ones(edges: Tensor) -> Tensor:
+    """A one for each of the edges [2, E]."""
+    return torch.ones(edges.shape[1], device=edges.device)
+
+
+def graph_mask(edges: Tensor, nodes: int, self_loops: bool, features: Tensor | None) -> GraphMask:
+    """The mask of a graph; in a traced model one whose operations ONNX has."""
+    if is_exporting():
+        return TracedGraph(edges, nodes, self_loops, features)
+    return GraphMask(edges, nodes, self_loops, features=features)
+
+
 @dataclass(frozen=True, eq=False)
 class EdgeInputs:
     """What the edges of a graph add to attention: keys [E, H, P] to the keys of their sources, and values [E, H, P] to
@@ -135,9 +186,12 @@ class EdgeInputs:
         return self
 
 
-def mean_by_place(values: Tensor, place: Tensor, places: int) -> Tensor:
-    """The mean of the rows of values [E, ...] with the same place, [places, ...]; zeros where there are none."""
-    counts = values.new_zeros(places).index_add_(0, place, values.new_ones(len(place)))
+def mean_by_place(values: Tensor, place: Tensor, places: int, counted: Tensor | None = None) -> Tensor:
+    """The mean of the rows of values [E, ...] with the same place, [places, ...]; zeros where there are none.
+
+    counted: how often each row counts, once if omitted."""
+    counts = values.new_zeros(places).index_add_(0, place, values.new_ones(len(place)) if counted is None else counted)
+    values = values if counted is None else values * counted.view(-1, *[1] * (values.ndim - 1))
     sums = values.new_zeros(places, *values.shape[1:]).index_add(0, place, values)
     return sums / counts.clamp_(min=1).view(-1, *[1] * (values.ndim - 1))
 
@@ -156,6 +210,8 @@ class EdgeBias(Bias):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         codes, code = self.graph.codes, q * self.graph.nodes + k
+        if isinstance(self.graph, TracedGraph):
+            return self.values[code, h]
         if len(codes) == 0:
             return self.values.new_zeros(()).expand(torch.broadcast_shapes(code.shape, h.shape))
         index = torch.searchsorted(codes, code.contiguous()).clamp(max=len(codes) - 1)

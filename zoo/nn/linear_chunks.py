@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.exporting import is_exporting
+from zoo.nn.exporting import any_length, each_token, is_exporting
 
 CHUNK = 64  # a power of 2
 SEGMENT = 1 << 20  # entries of the features of a segment: its temporaries stay in the cache of a CPU
@@ -97,6 +97,8 @@ def causal_exponents(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
 
     start: the sums over earlier keys.
     """
+    if any_length(v.shape[2]):
+        return exponents_by_token(q, k, v, start)
     length, size = v.shape[2], chunk_size(v.shape[2])
     top = torch.maximum(k[1].detach().cummax(-2).values, start[0])  # of each feature up to each token
     exponent = q[1] - (q[1] + top).amax(-1, keepdim=True).detach()  # plus top: at most 0
@@ -110,6 +112,19 @@ def causal_exponents(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[
     ends = top[..., -1:, :]
     y, end = scan_chunks(queries, keys, chunks(v, size), top, before, -ends, before - ends, start[1])
     return y.flatten(2, 3)[:, :, :length], (last, end)
+
+
+def exponents_by_token(q: Features, k: Features, v: Tensor, start: Sums) -> tuple[Tensor, Sums]:
+    """`causal_exponents` token by token, for features without a factor; the state has `top` as its last column."""
+    if q[0] is not None or k[0] is not None:
+        raise ValueError("features with a factor are computed in chunks, which a graph for any length cannot have")
+
+    def step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        sums = add((state[..., -1:].mT, state[..., :-1]), summarize((None, k), v))
+        return read((None, q), sums), torch.cat([sums[1], sums[0].mT], -1)
+
+    y, state = each_token(step, (q[1], k[1], v), torch.cat([start[1], start[0].mT], -1), 2)
+    return y, (state[..., -1:].mT, state[..., :-1])
 
 
 def causal_decay(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:

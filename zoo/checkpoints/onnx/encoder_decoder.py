@@ -150,7 +150,7 @@ def write(model: EncoderDecoder, part: Part, folder: Path) -> float:
     Raises ValueError for a part that cannot be traced at any size, and for a graph that differs by more than 1e-5.
     """
     assert model.decoder is not None
-    own = part.ranges()
+    own = part.ranges(next(iter(part.names.values())))
     states_axis = Axis("encoder_sequence_length", own[1].least, own[1].most) if part.lengths else None
     most = min(model.config.max_length, 2**20)
     decoder = Decoder(len(model.decoder.blocks), "attention_mask" in part.names, states_axis, most)

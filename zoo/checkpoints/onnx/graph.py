@@ -69,7 +69,7 @@ def write_graph(model: Model, parts: list[Part], file: Path) -> None:
     """Write a model as ONNX. Raises ValueError for a part of it that cannot be traced at any batch size and length."""
     check_mixers(model, parts)
     inputs = example_inputs(parts, 3, 2)
-    axes = {name: part.ranges() for part in parts for name in part.names.values()}
+    axes = {name: part.ranges(name) for part in parts for name in part.names.values()}
     with torch.no_grad(), quiet():
         outputs = output_names(model, named_outputs(model(**example_inputs(parts, 2, 0))))
     write_module(Graph(model, list(inputs)), inputs, axes, outputs, file, refusal(model))
@@ -122,8 +122,8 @@ def check_mixers(model: Model, parts: list[Part]) -> None:
     fixed = [module for module in model.modules() if getattr(module, "fixed_length_graph", False)]
     if kinds := {str(module.kind) for module in fixed if hasattr(module, "kind")}:
         raise ValueError(
-            f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} convolves rows by FFT, in a graph "
-            "that would hold for one length only; use another mixer, or run the model in PyTorch"
+            f"{refusal(model)}: the mixer {', '.join(map(repr, sorted(kinds)))} says that its graph would hold for one "
+            "length only (fixed_length_graph=True); use another mixer, or run the model in PyTorch"
         )
     if fixed:
         raise ValueError(

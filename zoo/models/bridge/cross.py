@@ -105,7 +105,7 @@ def read_images(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> Cr
     pixels = batch.get("pixel_values")
     if not isinstance(pixels, Tensor) or pixels.ndim != 5:
         return CrossFeatures(*connected(model, batch), seen)
-    if seen is not None and (len(seen), seen.shape[2]) != pixels.shape[:2]:
+    if seen is not None and (seen.shape[0], seen.shape[2]) != pixels.shape[:2]:
         raise ValueError(
             f"image_attention_mask is {tuple(seen.shape)} and pixel_values {tuple(pixels.shape)}: expected [B, N, I] "
             "and [B, I, C, H, W], with as many rows and images"
@@ -114,7 +114,7 @@ def read_images(model: Any, batch: Mapping[str, Any], seen: Tensor | None) -> Cr
     if seen is not None and not torch.compiler.is_compiling() and not pixels.is_meta:
         used = seen.bool().any(1).flatten()
         images = images[used]
-    if not len(images):  # all of them are padding
+    if not images.shape[0]:  # all of them are padding
         none = pixels.new_zeros(len(pixels), 0, 0, model.gated_cross.memory_width)
         return CrossFeatures(none, None, None if seen is None else seen[..., :0])
     values, _ = connected(model, dict(batch) | {"pixel_values": images})

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from zoo.nn.exporting import is_exporting
+
 ALL = slice(None)
 Compute = Callable[[Tensor, slice], Tensor]  # (a part of x, where it is in x) -> what is computed of it
 
@@ -24,7 +26,7 @@ class Chunks:
 
     def divides(self, length: int) -> bool:
         """Whether there is more than one chunk."""
-        return self.size is not None and self.size < length
+        return self.size is not None and not is_exporting() and self.size < length
 
     def places(self, length: int) -> Iterator[slice]:
         """The places of the chunks."""

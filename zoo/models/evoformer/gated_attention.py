@@ -49,7 +49,7 @@ def attend_within_rows(attention: GatedAttention, x: Tensor, keep: Tensor | None
     keep [B, R, N]: True for real tokens. bias [B, H, N, N]: of pairs of tokens, the same for all rows.
     """
     rows = x.shape[:2]
-    if bias is not None and len(bias) > 1:  # a core has one for each row, or one for all
+    if bias is not None and bias.shape[0] > 1:  # a core has one for each row, or one for all
         bias = bias[:, None].expand(-1, rows[1], -1, -1, -1).flatten(0, 1)
     context = Context(
         mask=None if keep is None else MaskView(NO_MASK, keep=keep.flatten(0, 1)),

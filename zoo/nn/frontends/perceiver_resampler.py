@@ -95,7 +95,7 @@ class PerceiverResampler(nn.Module):
                 )
             features = features + (self.frames[:count, None] if features.ndim == 4 else self.frames[0])
         rows = features.flatten(0, -3)
-        latents = self.latents.to(rows.dtype).expand(len(rows), -1, -1)
+        latents = self.latents.to(rows.dtype).expand(rows.shape[0], -1, -1)
         mask = None if keep is None else PaddingMask(F.pad(keep.flatten(0, -2), (0, self.num_tokens), value=True))
         y = self.blocks(latents, Context(memory=rows, memory_mask=mask))
         assert isinstance(y, Tensor)

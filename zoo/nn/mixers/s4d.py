@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from zoo.nn.context import Context
 from zoo.nn.core import check_positive
+from zoo.nn.exporting import any_length, each_token
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.kv_cache import LayerState, RecurrentState, State
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
+from zoo.nn.mixers.directions import padding_behind
+from zoo.nn.mixers.recurrences import kept_tokens
 
 MIN_STEP, MAX_STEP = 1e-3, 0.1  # of the time steps at the start
 
@@ -32,11 +35,11 @@ class S4D(Mixer):
     """
 
     no_weight_decay = ("log_dt", "A_log", "A_imag", "D")  # as published
-    fixed_length_graph = True
 
     def __init__(self, spec: MixerConfig, state: int = 32) -> None:
         super().__init__(spec)
         check_positive(state=state)
+        self.masks_padding = not spec.causal  # causal rows arrive with their padding behind the real tokens
         width, self.state = spec.width, state
         self.log_dt = nn.Parameter(torch.empty(width))
         self.A_log = nn.Parameter(torch.empty(width, state))  # log(-real part)
@@ -71,6 +74,11 @@ class S4D(Mixer):
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
+        keep = None if self.spec.causal else kept_tokens(context, x.shape[1])
+        return self.mix(x, state) if keep is None else padding_behind(lambda rows: self.mix(rows, None), x, keep)
+
+    def mix(self, x: Tensor, state: LayerState | None) -> Tensor:
+        """`forward` of rows without padding, or with padding behind the real tokens."""
         with torch.autocast(x.device.type, enabled=False):
             u = x.to(torch.promote_types(x.dtype, torch.float32)).mT  # B D N
             y = self.convolve(u) if state is None else self.step(u, state.mixer)
@@ -80,11 +88,35 @@ class S4D(Mixer):
     def convolve(self, u: Tensor) -> Tensor:
         """u [B, D, N] -> [B, D, N], by FFT."""
         n = u.shape[-1]
+        if any_length(n):
+            y = self.recurrence(u, 0)
+            later = None if self.spec.causal else self.recurrence(u.flip(-1), 1).flip(-1)
+            return y if later is None else y + F.pad(later[..., 1:], (0, 1))
         kernel = self.kernel(n)
         k = F.pad(kernel[0], (0, n))
         if not self.spec.causal:
             k = k + F.pad(kernel[1].flip(-1), (n, 0))  # the tokens after, at negative distances
         return torch.fft.irfft(torch.fft.rfft(k, 2 * n) * torch.fft.rfft(u, 2 * n), 2 * n)[..., :n]
+
+    def recurrence(self, u: Tensor, direction: int) -> Tensor:
+        """The convolution of u [B, D, N] with one kernel, token by token and in real numbers, as a graph has it."""
+        dt, C = self.log_dt.exp()[:, None], self.C[direction]
+        real, imag = -self.A_log.exp(), self.A_imag
+        size, angle = (real * dt).exp(), imag * dt
+        cos, sin = size * angle.cos(), size * angle.sin()
+        # exp(A dt) - 1, without the difference of two numbers close to 1
+        grown = (real * dt / 2).tanh() * (size + 1) * angle.cos() - 2 * (angle / 2).sin().square()
+        squared, (c, d) = real.square() + imag.square(), C.unbind(-1)
+        a, b = (grown * real + sin * imag) / squared, (sin * real - grown * imag) / squared  # B is a + bi, C is c + di
+        cos, sin, read = cos.mT, sin.mT, torch.cat([a * c - b * d, -a * d - b * c], 1).mT  # S D, S D, 2S D
+
+        def step(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            real, imag = h[:, : self.state], h[:, self.state :]
+            h = torch.cat([cos * real - sin * imag + x, sin * real + cos * imag], 1)
+            return 2 * (h * read).sum(1, keepdim=True), h
+
+        start = u.new_zeros(u.shape[0], 2 * self.state, u.shape[1])
+        return each_token(step, (u.mT,), start, 1)[0].mT
 
     def step(self, u: Tensor, state: Any) -> Tensor:
         """Continue a RecurrentState by the tokens u [B, D, N]."""

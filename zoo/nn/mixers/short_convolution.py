@@ -8,6 +8,8 @@ from zoo.nn.core import check_positive
 from zoo.nn.kv_cache import LayerState, RecurrentState, State
 from zoo.nn.mixers.base import Mixer, MixerConfig, mixer
 from zoo.nn.mixers.causal_conv import causal_conv
+from zoo.nn.mixers.directions import padding_behind
+from zoo.nn.mixers.recurrences import kept_tokens
 
 
 @mixer("short_conv")
@@ -28,20 +30,28 @@ class ShortConvolution(Mixer):
             odd = "" if spec.causal else " and odd in a model that is not causal"
             raise ValueError(f"short_conv: kernel={kernel}: expected at least 2{odd}")
         self.kernel, bias = kernel, spec.block.bias
+        self.masks_padding = not spec.causal  # causal rows arrive with their padding behind the real tokens
         self.input = nn.Linear(spec.width, spec.width, bias)
         self.conv = nn.Conv1d(spec.width, spec.width, kernel, groups=spec.width, bias=False)
         self.out = nn.Linear(spec.width, spec.width, bias)
 
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
+        x, keep = self.input(x), None if self.spec.causal else kept_tokens(context, x.shape[1])
+        if keep is not None:
+            return self.out(padding_behind(lambda rows: self.convolve(rows, None), x, keep))
+        return self.out(self.convolve(x, state))
+
+    def convolve(self, x: Tensor, state: LayerState | None) -> Tensor:
+        """The convolution of rows without padding, or with padding behind the real tokens."""
         cache = None if state is None else state.mixer
         assert cache is None or isinstance(cache, RecurrentState)
         after = 0 if self.spec.causal else self.kernel // 2  # tokens after each one that it sees
-        x = F.pad(self.input(x), (0, 0, 0, after))
+        x = F.pad(x, (0, 0, 0, after))
         y, tokens = causal_conv(self.conv, x, None if cache is None else cache["tokens"])
         if cache is not None:
             cache.update(tokens=tokens)
-        return self.out(y[:, after:])
+        return y[:, after:]
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> State:
         """The last kernel - 1 tokens, at first zeros."""

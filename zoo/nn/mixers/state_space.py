@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from zoo.nn.context import Context
 from zoo.nn.kv_cache import LayerState
-from zoo.nn.mixers.base import Mixer
-from zoo.nn.mixers.directions import both_directions
+from zoo.nn.mixers.base import Mixer, MixerConfig
+from zoo.nn.mixers.directions import both_directions, both_directions_of_real
+from zoo.nn.mixers.recurrences import kept_tokens
 
 
 class StateSpaceMixer(Mixer):
@@ -20,11 +21,17 @@ class StateSpaceMixer(Mixer):
     in_proj: nn.Linear
     out_proj: nn.Linear
 
+    def __init__(self, spec: MixerConfig) -> None:
+        super().__init__(spec)
+        self.masks_padding = not spec.causal  # causal rows arrive with their padding behind the real tokens
+
     def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
         rows = self.in_proj(x)
         if self.spec.causal:
             y = self.mix(rows, None if state is None else state.mixer)
+        elif (keep := kept_tokens(context, x.shape[1])) is not None:
+            y = both_directions_of_real(lambda rows: self.mix(rows, None), rows, keep)
         else:
             y = both_directions(lambda rows: self.mix(rows, None), rows)
         return self.out_proj(y.to(rows.dtype))
