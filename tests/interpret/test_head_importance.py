@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from image_text_models import PIXELS, small_captioner
+from image_text_models import TEXT as TEXT_OF_IMAGE
 from peers import randomize
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -230,3 +232,17 @@ def test_what_it_cannot_measure_is_named(data: Any, options: dict[str, Any], mes
         zoo.head_importance(small("bert_tiny", **TEXT | dict(head="pool")), texts())
     with pytest.raises(ValueError, match="given a Linear"):
         zoo.head_importance(nn.Linear(2, 2), texts())
+
+
+def test_the_loss_of_captions() -> None:
+    model = small_captioner("blip_nano")
+    found = zoo.head_importance(model, [PIXELS, PIXELS], [TEXT_OF_IMAGE, "a red bird"], layers="decoder.*")
+    losses = []
+    for caption in (TEXT_OF_IMAGE, "a red bird"):
+        ids = model.preprocess.text(caption)["input_ids"]  # [CLS] ... [SEP]
+        with torch.no_grad():
+            scores = model(**model.preprocess(images=[PIXELS]), input_ids=ids[:, :-1])
+        losses.append(float(torch.nn.functional.cross_entropy(scores[0], ids[0, 1:])))
+    assert found.loss == pytest.approx(sum(losses) / 2, rel=1e-5)
+    with pytest.raises(ValueError, match="a CoCaOutput, which has no loss of its own: pass loss="):
+        zoo.head_importance(small_captioner("coca_nano"), [PIXELS], ["a red bird"])

@@ -97,9 +97,14 @@ def encoded_labels(model: Model, labels: Sequence[Any] | Tensor | None) -> Batch
 
 def target_ids(model: Any, text: str) -> list[int]:
     """The tokens that a decoder is to write, without the one that it reads first."""
-    processor = model.preprocess
+    processor = getattr(model.preprocess, "text", model.preprocess)
+    if processor is None:
+        raise ValueError("labels are texts, and the model has no tokenizer: pass tokens")
     if isinstance(processor, WhisperProcessor):
         ids = processor.encode(text)
+    elif model.inputs[0] == "pixel_values":  # captions
+        ends = model.config.eos_token_id
+        ids = [*processor.backend.encode(text, add_special_tokens=False).ids, ends[0] if type(ends) is tuple else ends]
     else:
         ids = processor.for_targets()(text)["input_ids"][0].tolist()
     return ids[1:] if len(ids) > 1 and ids[0] == model.config.decoder_start_token_id else ids
@@ -127,11 +132,13 @@ def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
         raise ValueError(
             f"head={head!r} has no loss of its own: pass loss=, a function (output, batch) -> loss of rows"
         )
-    decodes = isinstance(model, EncoderDecoder) and "decoder_input_ids" in model.inputs
+    prefix = getattr(model, "decoder_prefix", "")
+    # captioners without a prefix may have been given the tokens of a caption
+    decodes = isinstance(model, EncoderDecoder) and (bool(prefix) or "input_ids" not in inputs)
     if head == "lm" and decodes:
         labels = needed(model, labels)
         start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
-        inputs = {"decoder_input_ids": shift_right(labels, start, start if pad is None else pad)} | inputs
+        inputs = {f"{prefix}input_ids": shift_right(labels, start, start if pad is None else pad)} | inputs
     elif head == "lm" and not model.config.parts:
         if labels is None:
             labels = next_tokens(inputs)
@@ -139,12 +146,16 @@ def row_losses(model: Any, batch: Batch, loss: Loss | None = None) -> Tensor:
             follows(labels, inputs["input_ids"])
     labels = needed(model, labels)
     scores = model(**inputs)
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"the output is a {type(scores).__name__}, which has no loss of its own: pass loss=, a "
+                         "function (output, batch) -> loss of rows")  # fmt: skip
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if head == "classify":
         return class_losses(model, scores, labels)
     if head == "ctc":
         return ctc_losses(model, scores, batch, labels)
-    return token_losses(scores, labels, inputs.get("decoder_attention_mask") if decodes else real_tokens(inputs))
+    keep = inputs.get(f"{prefix}attention_mask") if decodes else real_tokens(inputs)
+    return token_losses(scores, labels, keep)
 
 
 def each_row(loss: Any, rows: int) -> Tensor:
