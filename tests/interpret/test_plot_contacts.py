@@ -25,6 +25,8 @@ def test_predictions_are_above_the_diagonal_and_true_contacts_below(tmp_path: Pa
     texts = check_texts(figure)
     assert {"one", "two", "predicted above, true below", "predicted"} <= set(texts)
     assert texts.count("M") == 4
+    (axis,) = plot_contacts(torch.rand(60, 60)).axes
+    assert axis.get_xlim() == (0.5, 60.5) and all(tick == round(tick) for tick in axis.get_xticks())
 
 
 def test_what_is_not_a_contact_map_is_refused() -> None:

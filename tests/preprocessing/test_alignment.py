@@ -81,6 +81,7 @@ def test_residues_are_numbers_in_a_fixed_order():
         ("a.a3m", "MKVA\n", "line 1: expected a line that begins with '>'"),
         ("a.sto", "query MKV\n", "not a Stockholm file"),
         ("a.sto", "# STOCKHOLM 1.0\n//\n", "has no sequences"),
+        ("a.sto", "# STOCKHOLM 1.0\nq MKV\nq MKV\n", "line 3: the name q is there twice"),
         ("a.sto", "# STOCKHOLM 1.0\nq MK V\n", "line 2: expected a name and a row"),
         ("a.sto", "# STOCKHOLM 1.0\nq MKV\nb MK\n", r"sequence 2 \(b\) has 2 columns, 1 fewer"),
     ],
@@ -142,6 +143,8 @@ def test_processor_is_saved_and_checked():
         AlignmentProcessor.from_dict(processor.to_dict() | {"depth": 3})
     with pytest.raises(LoadError, match="max_sequences=0"):
         AlignmentProcessor.from_dict(processor.to_dict() | {"max_sequences": 0})
+    with pytest.raises(ValueError, match="there is no file 'MKVA': expected the path of an alignment"):
+        processor("MKVA")
     with pytest.raises(ValueError, match="expected the path of an alignment"):
         processor([object()])
     with pytest.raises(ValueError, match="list of alignments is empty"):

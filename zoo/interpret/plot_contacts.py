@@ -56,8 +56,8 @@ def plot_contacts(
         if sequence is not None and len(sequence) != len(upper):
             raise ValueError(f"sequence {number} has {len(sequence)} residues, its map {len(upper)}: expected as many")
         if sequence is not None and len(sequence) <= LETTERS:
-            axis.set_xticks(range(len(sequence)), list(sequence), fontsize=6)
-            axis.set_yticks(range(len(sequence)), list(sequence), fontsize=6)
+            axis.set_xticks(range(1, len(sequence) + 1), list(sequence), fontsize=6)
+            axis.set_yticks(range(1, len(sequence) + 1), list(sequence), fontsize=6)
         both = names[0] if lower is None else f"{names[0]} above, {names[1]} below"
         axis.set_xlabel(label_text(both, 44), fontsize=8)
         axis.tick_params(labelsize=6 if sequence is not None and len(sequence) <= LETTERS else 7)
@@ -67,7 +67,10 @@ def plot_contacts(
 
 
 def plot_triangles(axis: Any, upper: Tensor, lower: Tensor, min_separation: int) -> None:
-    """Two maps [N, N] on one axis: `upper` above the diagonal, `lower` below it, each scaled to 0 ... 1."""
+    """Two maps [N, N] on one axis: `upper` above the diagonal, `lower` below it, each scaled to 0 ... 1. Residues are
+    numbered from 1, as in the names of contacts."""
+    from matplotlib.ticker import MaxNLocator
+
     size = len(upper)
     places = torch.arange(size)
     shown = torch.full((size, size), torch.nan)
@@ -79,4 +82,7 @@ def plot_triangles(axis: Any, upper: Tensor, lower: Tensor, min_separation: int)
         if own.numel():
             low, high = own.min().clamp(max=0), own.max()
             shown[side] = (own - low) / (high - low).clamp(min=torch.finfo(torch.float).tiny)
-    axis.imshow(shown.numpy(), cmap=COLORS, vmin=0, vmax=1, interpolation="nearest")
+    extent = (0.5, size + 0.5, size + 0.5, 0.5)
+    axis.imshow(shown.numpy(), cmap=COLORS, vmin=0, vmax=1, interpolation="nearest", extent=extent)
+    for side_axis in (axis.xaxis, axis.yaxis):
+        side_axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))

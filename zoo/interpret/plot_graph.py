@@ -127,8 +127,11 @@ def plot_network(lines: Tensor, weights: Tensor, values: Tensor, names: Sequence
     colors = colormaps[COLORS](0.15 + 0.85 * shares.numpy())
     axes.add_collection(LineCollection(places[lines.T].tolist(), colors=colors, linewidths=2.0, zorder=1))
     x, y = places.T.tolist()
-    size = 20.0 + 4000.0 / len(names)
-    found = axes.scatter(x, y, c=values.tolist(), cmap=COLORS, vmin=0, s=size, edgecolors="#555555", zorder=2)
+    size = 20.0 + min(4000.0 / len(names), 500.0)
+    most = float(values.max()) or 1.0
+    found = axes.scatter(
+        x, y, c=values.tolist(), cmap=COLORS, vmin=0, vmax=most, s=size, edgecolors="#555555", zorder=2
+    )
     if ring:
         axes.scatter(x[:1], y[:1], s=2.2 * size, facecolors="none", edgecolors="#1f77b4", linewidths=2, zorder=3)
     if len(names) <= NAMED:

@@ -71,10 +71,11 @@ def plot_molecule_attention(
         ends = places[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
         plot_bond(axes, ends, bond.GetBondTypeAsDouble(), colors(0.15 + 0.85 * weight))
     x, y = places.T.tolist()
+    most = float(atoms.max()) or 1.0
     found = axes.scatter(
-        x, y, c=atoms.tolist(), cmap=COLORS, vmin=0, s=330, edgecolors="#555555", zorder=3, clip_on=False
+        x, y, c=atoms.tolist(), cmap=COLORS, vmin=0, vmax=most, s=330, edgecolors="#555555", zorder=3, clip_on=False
     )
-    dark = 0.6 * float(atoms.max())
+    dark = 0.6 * most
     for atom, a, b, value in zip(molecule.GetAtoms(), x, y, atoms.tolist()):
         color = "white" if value > dark else "black"
         axes.text(a, b, atom.GetSymbol(), ha="center", va="center", color=color, fontsize=9, zorder=4)

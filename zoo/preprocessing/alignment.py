@@ -174,14 +174,21 @@ def _stockholm(path: Path) -> tuple[list[str], list[str]]:
     if not lines or not lines[0].startswith("# STOCKHOLM"):
         raise DataError(f"{path} is not a Stockholm file: expected '# STOCKHOLM 1.0' in its first line")
     parts: dict[str, list[str]] = {}
+    block = set[str]()
     for number, line in enumerate(lines[1:], 2):
         if line.startswith("//"):
             break
+        if not line.strip():
+            block.clear()
         if line.startswith("#") or not line.strip():
             continue
         words = line.split()
         if len(words) != 2:
             raise DataError(f"{path}, line {number}: expected a name and a row of the alignment, found {line[:40]!r}")
+        if words[0] in block:
+            raise DataError(f"{path}, line {number}: the name {words[0]} is there twice; give each sequence its own, "
+                            "and put an empty line before each block")  # fmt: skip
+        block.add(words[0])
         parts.setdefault(words[0], []).append(words[1])
     if not parts:
         raise DataError(f"{path} has no sequences: expected lines with a name and a row of the alignment")

@@ -69,6 +69,10 @@ class AlignmentProcessor(Processor):
         if not isinstance(item, str | Path):
             raise ValueError(f"given a {type(item).__name__}: expected the path of an alignment, such as family.a3m, "
                              f"or an Alignment (zoo.preprocessing.alignment)")  # fmt: skip
+        if not Path(item).suffix and not Path(item).exists():
+            raise ValueError(f"there is no file {str(item)[:40]!r}: expected the path of an alignment, such as "
+                             f"family.a3m; sequences in memory are Alignment.of_rows([query, ...]) "
+                             f"(zoo.preprocessing.alignment)")  # fmt: skip
         return read_alignment(item, unknown=self.unknown)
 
     def sample(self, msa: Tensor, generator: torch.Generator | None = None) -> Tensor:
