@@ -81,7 +81,7 @@ class Estimator:
 
     def __init__(self, model: Model, batch: Batch, hardware: Hardware, *, bf16: bool) -> None:
         self.model, self.batch, self.hardware = model, batch, hardware
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.bf16 = bf16
         short = shorter(model)
         self.traced = model if short is None else short
         self.traces: dict[Division, Trace] = {}
@@ -92,10 +92,15 @@ class Estimator:
 
     # --- traces -----------------------------------------------------------------------------------------------------
 
+    def dtype(self, plan: Plan) -> torch.dtype:
+        """Of parameters in computations; without `mixed_precision` autocast keeps float32 and casts for products."""
+        return torch.bfloat16 if self.bf16 and plan.mixed_precision else torch.float32
+
     def division(self, plan: Plan, rows: int) -> Division:
         """What the traces of a plan depend on."""
-        return Division(plan.tensor, plan.sequence, plan.context, plan.checkpointing, plan.pipeline > 1, rows,
-                        self.dtype, self.hardware.on_gpu)  # fmt: skip
+        dtype = self.dtype(plan)
+        return Division(plan.tensor, plan.sequence, plan.context, plan.checkpointing, plan.pipeline > 1, rows, dtype,
+                        self.hardware.on_gpu, autocast=self.bf16 and dtype == torch.float32)  # fmt: skip
 
     def trace(self, division: Division, *, exact: bool = False) -> Trace:
         """The trace of a microbatch: of its rows, or from those of one row and of two."""
@@ -131,7 +136,7 @@ class Estimator:
 
     def flops(self) -> float:
         """FLOPs of forward and backward of the whole batch, of no recomputed activations: three times the forward's."""
-        work = self.trace(Division(dtype=self.dtype, on_gpu=self.hardware.on_gpu)).total("forward")
+        work = self.trace(self.division(Plan(), 1)).total("forward")
         return 3 * (work.flops + work.attention_flops) * self.batch.rows
 
     # --- estimates --------------------------------------------------------------------------------------------------
@@ -143,7 +148,7 @@ class Estimator:
             last = plan.pipeline - 1
             return self.pipeline(plan, found, rows, range(plan.pipeline) if exact else sorted({0, min(1, last), last}))
         units, count = self.units(plan), self.batch.rows // plan.batch_parts // rows
-        process = Process(units, self.dtype, self.buffers(rows), self.hardware.on_gpu)
+        process = Process(units, self.dtype(plan), self.buffers(plan, rows, found), self.hardware.on_gpu)
         sizes = self.sizes(plan)
         forward, backward = (found.total(phase) for phase in ("forward", "backward"))
         passes = parameter_exchanges(units, plan, sizes, regathers=found.regathers)
@@ -160,7 +165,7 @@ class Estimator:
 
         processes: those to look at; the first two have most microbatches, the last one the logits.
         """
-        count = plan.parts_of_pipeline
+        count, dtype = plan.parts_of_pipeline, self.dtype(plan)
         hidden = found.hidden
         stages = self.stages(plan.stages_per_process * plan.pipeline)
         best: list[Estimate] = []
@@ -174,9 +179,10 @@ class Estimator:
             traces = [stage_trace(found, stage) for stage in own]
             order = turns(plan.schedule, process, plan.pipeline, count)
             received = count * hidden * sum((not stage.first) + (not stage.last) for stage in own)
-            has = Process(together, self.dtype, self.buffers(rows * count), self.hardware.on_gpu, pipelined=True)
+            has = Process(together, dtype, self.buffers(plan, rows * count, found), self.hardware.on_gpu,
+                          pipelined=True)  # fmt: skip
             sends = pipeline_exchanges(range(process, len(stages), plan.pipeline), len(stages), count,
-                                       hidden // self.dtype.itemsize, element_size=self.dtype.itemsize)  # fmt: skip
+                                       hidden // dtype.itemsize, element_size=dtype.itemsize)  # fmt: skip
             sent = [replace(e, over="pipeline") for e in (*sends.forward, *sends.backward)]
             summed = parameter_exchanges_of(order, units, [stage.last for stage in own], plan, self.sizes(plan))
             groups, works = groups_of(plan, self.hardware.node), [trace.total() for trace in traces]
@@ -212,12 +218,14 @@ class Estimator:
         held = [p for own in units.values() for p in own if p.trained]
         return optimizer_time(sum(p.part(plan.parts_of_parameters) for p in held), len(held), self.hardware)
 
-    def buffers(self, rows: int) -> int:
-        """Bytes of the buffers of the model and of a microbatch."""
+    def buffers(self, plan: Plan, rows: int, found: Trace) -> int:
+        """Bytes of the buffers of the model and of a microbatch, and of a cast of hidden states by autocast that may be
+        there longer than in the trace."""
         batch = [*self.batch.inputs(self.model, 1).values()]
-        if self.dtype != torch.float32:
-            batch += [x.to(self.dtype) for x in batch if x.is_floating_point()]
-        return sum(x.nbytes for x in self.model.buffers()) + rows * sum(x.nbytes for x in batch)
+        if self.dtype(plan) != torch.float32:
+            batch += [x.to(self.dtype(plan)) for x in batch if x.is_floating_point()]
+        cast = found.hidden if self.bf16 and not plan.mixed_precision else 0
+        return sum(x.nbytes for x in self.model.buffers()) + rows * sum(x.nbytes for x in batch) + cast
 
 
 def shorter(model: Model) -> Model | None:

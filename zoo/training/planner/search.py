@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from zoo.inference.cost import meta_copy
 from zoo.models.base import Model
 from zoo.models.tower_config import ContrastiveConfig
@@ -139,15 +137,12 @@ def plan_run(
     name = model if isinstance(model, str) else type(model).__name__
     return Comparison(name, sum(p.numel() for p in made.parameters()), gpus, hardware, estimator.batch,
                       precision == "bf16", estimator.flops(), tuple(plans), search.refusals(),
-                      notes(made, plans, estimator.dtype))  # fmt: skip
+                      notes(made, plans))  # fmt: skip
 
 
-def notes(model: Model, plans: Sequence[Estimate], dtype: torch.dtype) -> tuple[str, ...]:
+def notes(model: Model, plans: Sequence[Estimate]) -> tuple[str, ...]:
     """What is not counted of these plans."""
     found = []
-    if dtype == torch.bfloat16 and any(e.plan.mixed_precision is None for e in plans):
-        found.append("plans without mixed_precision compute by autocast, which keeps norms, losses and residuals in "
-                     "float32: they take more memory than is counted, whose activations are all bfloat16")  # fmt: skip
     if isinstance(model.config, ContrastiveConfig) and any(e.plan.batch_parts > 1 for e in plans):
         found.append("the contrastive loss compares the rows of all parts of a batch: the exchange of their embeddings "
                      "and the memory of their scores are not counted")  # fmt: skip
@@ -197,7 +192,7 @@ class Search:
         shards = {rest, 1} | ({inside} if rest % inside == 0 else set())
         schedules = ("1f1b", "interleaved") if pipeline > 1 else ("1f1b",)
         for shard in sorted(shards, reverse=True):
-            mixed: Any = "bf16" if shard > 1 and self.estimator.dtype.itemsize == 2 else None
+            mixed: Any = "bf16" if shard > 1 and self.estimator.bf16 else None
             for schedule in schedules:
                 yield Plan(data=rest // shard, shard=shard, tensor=tensor, context=context, pipeline=pipeline,
                            sequence=tensor > 1 and context == pipeline == 1, mixed_precision=mixed,

@@ -123,7 +123,7 @@ class Job(NamedTuple):
     cases: tuple[Case, ...]
     threads: int
     clock: Clock
-    dtype: torch.dtype
+    bf16: bool
 
 
 def timed_steps(estimator: Estimator, cases: Sequence[Case], processes: int, clock: Clock) -> list[Timed]:
@@ -133,7 +133,7 @@ def timed_steps(estimator: Estimator, cases: Sequence[Case], processes: int, clo
     together = context.Barrier(processes)
     threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))
     model = estimator.traced
-    job = Job(model.family, model.config, estimator.batch, tuple(cases), threads, clock, estimator.dtype)
+    job = Job(model.family, model.config, estimator.batch, tuple(cases), threads, clock, estimator.bf16)
     started = [context.Process(target=_work, args=(job, rank, together, answers), daemon=True)
                for rank in range(processes)]  # fmt: skip
     for process in started:
@@ -167,10 +167,10 @@ def _timed(job: Job, case: Case, rank: int, together: Any) -> Timed:
     model: Any = build(family(job.family), job.config, "cpu").train()
     initialize(model, 0)
     batch = {name: torch.zeros(x.shape, dtype=x.dtype) for name, x in job.batch.inputs(model, case.rows).items()}
-    casts = job.dtype != torch.float32 and plan.mixed_precision is None
+    casts = job.bf16 and plan.mixed_precision is None
 
     def passes() -> None:
-        with torch.autocast("cpu", job.dtype, enabled=casts):
+        with torch.autocast("cpu", torch.bfloat16, enabled=casts):
             backward(model, batch, whole_logits=case.whole_logits)
 
     def update() -> None:

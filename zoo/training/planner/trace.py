@@ -5,7 +5,7 @@ do not exist, so what is counted here is what that code does.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from zoo.parallel.exchanges import OF_CALL, Exchange, add_up
 from zoo.parallel.fsdp import blocks_of, encode_methods
 from zoo.parallel.tensor import divide
 from zoo.tasks.language_modeling import Predictions, output_layer
+from zoo.training.planner.autocast import meta_autocast
 
 Phase = Literal["forward", "backward"]
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -49,6 +50,7 @@ class Division:
         rows: Rows of a microbatch.
         dtype: Of parameters and activations.
         on_gpu: Whether the loss is computed in the chunks of a GPU.
+        autocast: Whether products are in bfloat16 by autocast.
     """
 
     tensor: int = 1
@@ -59,6 +61,7 @@ class Division:
     rows: int = 1
     dtype: torch.dtype = torch.float32
     on_gpu: bool = False
+    autocast: bool = False
 
 
 @dataclass
@@ -170,11 +173,12 @@ def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) 
     if division.context > 1:
         context_parallel(made, mesh["context"].get_group())
     held = [p.to_local() if isinstance(p, DTensor) else p for p in made.parameters()]
-    recorder = Recorder([*held, *made.buffers(), *inputs.values()], groups)
     chunk = cross_entropy._ENTRIES_GPU if division.on_gpu else cross_entropy._ENTRIES
     with ExitStack() as contexts:
-        for context in (fused(), kernel_attention(recorder), patch.object(cross_entropy, "_ENTRIES", chunk),
-                        patch.object(torch, "is_autocast_enabled", lambda *device: False),  # of meta it is an error
+        contexts.enter_context(fused())
+        cast = contexts.enter_context(meta_autocast(division.autocast, division.on_gpu, made))
+        recorder = Recorder([*held, *made.buffers(), *inputs.values()], groups)
+        for context in (kernel_attention(recorder, cast), patch.object(cross_entropy, "_ENTRIES", chunk),
                         patch.object(torch.autograd, "backward", recorder.begin_backward), recorder):  # fmt: skip
             contexts.enter_context(context)
         recorder.follow(made)
@@ -319,15 +323,16 @@ class Recorder(PeakMemory):
 
 
 @contextmanager
-def kernel_attention(recorder: Recorder) -> Iterator[None]:
-    """Attention on meta tensors by the operation of a fused kernel, whose results selective checkpointing keeps."""
+def kernel_attention(recorder: Recorder, cast: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Attention on meta tensors by the operation of a fused kernel, whose results selective checkpointing keeps. cast:
+    of its inputs, for autocast."""
     of_shapes = F.scaled_dot_product_attention
 
     def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
                   is_causal: bool = False, **options: Any) -> Tensor:  # fmt: skip
         if not q.is_meta or (attn_mask is not None and attn_mask.requires_grad):
             return of_shapes(q, k, v, attn_mask, dropout_p, is_causal, **options)
-        flops = attention_flops(q.shape, k.shape, v.shape) / (2 if is_causal else 1)
+        flops, (q, k, v) = attention_flops(q.shape, k.shape, v.shape) / (2 if is_causal else 1), map(cast, (q, k, v))
         return KernelAttention.apply(q, k, v, attn_mask, flops, recorder)
 
     with patch.object(F, "scaled_dot_product_attention", attention):
