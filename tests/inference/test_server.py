@@ -301,7 +301,7 @@ def test_inputs_that_cannot_be_predicted(texts: Client, images: Client) -> None:
     status, body = images.post({"inputs": [coded(png()), coded(b"no image"), coded(png()[:50])]})
     assert status == 422 and set(body["failures"]) == {"1", "2"}
     assert body["error"].startswith("inputs[1]: ") and body["error"].endswith("(and 1 more)")
-    assert images.error({"inputs": [""]}) == (400, "inputs[0] is empty: expected the bytes of an image file")
+    assert images.error({"inputs": [""]}) == (400, "inputs[0] is empty: expected the bytes of a file of images")
     assert images.error({"inputs": ["data:image/png,abc"]})[0] == 400
     assert images.error({"inputs": [f"{coded(png())[:8]}!{coded(png())[8:]}"]})[0] == 400
     assert images.send("POST", "/predict", b"", Content_Type="image/png")[0] == 400
@@ -477,3 +477,32 @@ def test_models_that_do_not_predict_are_refused(texts_model: zoo.Model, images_m
     with pytest.raises(ValueError, match="is for texts"):
         Predictions(images_model, truncation=True)
     assert dataclasses.asdict(Limits())["timeout"] == 30
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def test_clouds_graphs_and_alignments_are_the_bytes_of_their_files() -> None:
+    points = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    clouds = zoo.create_model("set_transformer_tiny", num_classes=3, width=16, depth=1, heads=2, seed=0)
+    graphs = zoo.create_model("gat_small", head="token", in_features=3, num_classes=2, seed=0)
+    families = zoo.create_model("evoformer_nano", depth=1, seed=0)
+    xyz = "\n".join(" ".join(map(str, row)) for row in points.tolist()).encode()
+    cases = [
+        (clouds, [npz(points=points), xyz], zoo.predict(clouds, points)),
+        (graphs, [npz(x=points, edge_index=[[0], [1]])], zoo.predict(graphs, zoo.Graph(points, [[0], [1]]))),
+        (families, [b">q\nMKTAYIAKQR\n>b\nMK-AYIAKQR\n"], None),
+    ]
+    for model, files, expected in cases:
+        with serving(Predictions(model)) as client:
+            status, body = client.post({"inputs": [base64.b64encode(file).decode() for file in files]})
+            assert status == 200 and len(body["predictions"]) == len(files), body
+            for found in body["predictions"] if expected else ():
+                amounts = [one["probability"] for one in found]
+                assert amounts == pytest.approx([one[-1] for one in expected], abs=1e-5)
+            status, error = client.error({"inputs": [base64.b64encode(b"PK?").decode()]})
+            assert status == 422 and error.startswith("inputs[0]: ") and "/tmp" not in error
+            assert "of a file of " in client.error({"inputs": ["cloud.ply"]})[1]

@@ -137,8 +137,9 @@ class InputReader:
         return Inputs(items, names, modality, self._top_k(request.get("top_k", 5)))
 
     def _bytes(self, item: Any, name: str, modality: str) -> bytes:
-        """The bytes of an image or audio file in base64, or in a data URL."""
-        what = f"expected the bytes of an {modality} file in base64, or as a data URL (data:...;base64,...)"
+        """The bytes of a file, such as an image, in base64, or in a data URL."""
+        files = f"a file of {MODALITIES[modality].plural}"
+        what = f"expected the bytes of {files} in base64, or as a data URL (data:...;base64,...)"
         if not isinstance(item, str):
             raise RequestError(400, f"{name} is {_kind(item)}: {what}")
         url = DATA_URL.match(item[:200])
@@ -153,7 +154,7 @@ class InputReader:
     def _checked(self, data: bytes, name: str, modality: str) -> bytes:
         """The bytes. Raises RequestError if there are none, or for an audio clip that is too long."""
         if not data:
-            raise RequestError(400, f"{name} is empty: expected the bytes of an {modality} file")
+            raise RequestError(400, f"{name} is empty: expected the bytes of a file of {MODALITIES[modality].plural}")
         if modality == "audio":
             try:
                 info = audio_io.info(data)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing.alignment import GAP, Alignment, read_alignment
+from zoo.preprocessing.file_bytes import read_bytes
 from zoo.preprocessing.processor import Processor
 from zoo.utils.errors import check_choice
 from zoo.utils.escape import figure_text
@@ -56,7 +57,7 @@ class AlignmentProcessor(Processor):
 
         Raises FileNotFoundError; ValueError, of a file DataError, that names what is wrong; see `Alignment.of_rows`.
         """
-        single = isinstance(alignments, str | Path | Alignment)
+        single = isinstance(alignments, str | bytes | Path | Alignment)
         items: list[Any] = [alignments] if single else list(alignments)  # type: ignore[arg-type]
         if not items:
             raise ValueError("the list of alignments is empty: expected at least one")
@@ -66,6 +67,8 @@ class AlignmentProcessor(Processor):
         """An alignment as it is. Raises ValueError for another object, and as `read_alignment`."""
         if isinstance(item, Alignment):
             return item
+        if isinstance(item, bytes):
+            return read_bytes(item, lambda path: read_alignment(path, unknown=self.unknown), "the alignment", ".a3m")
         if not isinstance(item, str | Path):
             raise ValueError(f"given a {type(item).__name__}: expected the path of an alignment, such as family.a3m, "
                              f"or an Alignment (zoo.preprocessing.alignment)")  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.preprocessing import graph_files
+from zoo.preprocessing.file_bytes import read_bytes
 from zoo.preprocessing.processor import Processor
 from zoo.utils.type_checks import check_types
 
@@ -312,6 +313,8 @@ def load_graph(item: Any, name: str = "the graph") -> Graph:
     """A graph of a path, or of an object of torch_geometric or networkx."""
     if isinstance(item, Graph):
         return item
+    if isinstance(item, bytes):
+        return read_bytes(item, load_graph, name, ".npz")
     if isinstance(item, str | Path):
         return Graph(**graph_files.read(item))
     if hasattr(item, "edge_index") and hasattr(item, "x"):

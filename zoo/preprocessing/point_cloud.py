@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.nn.neighbors import farthest_points
 from zoo.preprocessing import point_cloud_io
+from zoo.preprocessing.file_bytes import read_bytes
 from zoo.preprocessing.processor import Processor
 from zoo.utils.errors import check_choice
 from zoo.utils.type_checks import check_types
@@ -70,7 +71,9 @@ class PointCloudProcessor(Processor):
         """
         if num_points is not None:
             return replace(self, num_points=num_points)(points)
-        is_batch = getattr(points, "ndim", 0) == 3 or (isinstance(points, Sequence) and not isinstance(points, str))
+        is_batch = getattr(points, "ndim", 0) == 3 or (
+            isinstance(points, Sequence) and not isinstance(points, str | bytes)
+        )
         given: Any = points
         items: list[Any] = list(given) if is_batch else [given]
         if not items:
@@ -89,6 +92,8 @@ class PointCloudProcessor(Processor):
         """One cloud as it is, float32 [N, F], checked. name: of an array in messages."""
         name = str(item) if isinstance(item, str | Path) else name
         values: Any = point_cloud_io.read(item, self.features) if isinstance(item, str | Path) else item
+        if isinstance(values, bytes):
+            values = read_bytes(values, lambda path: point_cloud_io.read(path, self.features), name, ".xyz")
         if hasattr(values, "pos") and hasattr(values, "edge_index"):
             values = self._of_torch_geometric(values, name)
         if not isinstance(values, Tensor):
