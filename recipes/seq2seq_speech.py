@@ -16,7 +16,7 @@ runs/seq2seq_speech/model. If a run is interrupted, the same command resumes it,
 import sys
 
 from zoo.training.main import main
-from zoo.training.recipes.config import SpeechRecognitionSettings
+from zoo.training.recipes.seq2seq_speech_config import SpeechRecognitionSettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 

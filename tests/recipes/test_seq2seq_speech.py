@@ -9,7 +9,7 @@ import torch
 from recipe_calls import RECIPES, RESUMED, caller, check_resumed_run, result
 
 import zoo
-from zoo.training.recipes.config import SpeechRecognitionSettings
+from zoo.training.recipes.seq2seq_speech_config import SpeechRecognitionSettings
 from zoo.training.recipes.transcripts import NOTHING, confusions
 
 call = caller({"seq2seq_speech": SpeechRecognitionSettings})

@@ -68,9 +68,9 @@ class PointCloudDataSettings(PointSettings, LabelSettings):
     """Labeled point clouds for classification.
 
     Attributes:
-        name: Dataset: `synthetic` (ten generated shapes; also `auto`), a folder with one sub-folder of .ply, .npy or
-            .npz files per class (directly, or inside `train/`, `val/` and `test/`), or a table (.csv .tsv .jsonl .json
-            .parquet) with a column of such files.
+        name: Dataset: `synthetic` (ten generated shapes; also `auto`), a folder with one sub-folder of .ply, .npy,
+            .npz, .xyz, .pts or .off files per class (directly, or inside `train/`, `val/` and `test/`), or a table
+            (.csv .tsv .jsonl .json .parquet) with a column of such files.
         data_dir: Folder of the files of a dataset with a card; there is none for point clouds.
         label: Column of the labels in a table.
     """
