@@ -301,7 +301,7 @@ def test_inputs_that_cannot_be_predicted(texts: Client, images: Client) -> None:
     status, body = images.post({"inputs": [coded(png()), coded(b"no image"), coded(png()[:50])]})
     assert status == 422 and set(body["failures"]) == {"1", "2"}
     assert body["error"].startswith("inputs[1]: ") and body["error"].endswith("(and 1 more)")
-    assert images.error({"inputs": [""]}) == (400, "inputs[0] is empty: expected the bytes of a file of images")
+    assert images.error({"inputs": [""]}) == (400, "inputs[0] is empty: expected the bytes of an image file")
     assert images.error({"inputs": ["data:image/png,abc"]})[0] == 400
     assert images.error({"inputs": [f"{coded(png())[:8]}!{coded(png())[8:]}"]})[0] == 400
     assert images.send("POST", "/predict", b"", Content_Type="image/png")[0] == 400
@@ -505,4 +505,4 @@ def test_clouds_graphs_and_alignments_are_the_bytes_of_their_files() -> None:
                 assert amounts == pytest.approx([one[-1] for one in expected], abs=1e-5)
             status, error = client.error({"inputs": [base64.b64encode(b"PK?").decode()]})
             assert status == 422 and error.startswith("inputs[0]: ") and "/tmp" not in error
-            assert "of a file of " in client.error({"inputs": ["cloud.ply"]})[1]
+            assert " file in base64" in client.error({"inputs": ["cloud.ply"]})[1]

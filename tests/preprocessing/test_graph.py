@@ -85,6 +85,19 @@ def test_a_part_of_a_graph() -> None:
     assert part.parts is not None and part.parts["train"].tolist() == [True, True]
 
 
+def test_a_graph_is_saved_whole(tmp_path: Path) -> None:
+    parts = {"train": [True, False, False], "test": [False, False, True]}
+    whole = Graph(FEATURES, [[0, 1], [2, 0]], [0.5, 2.0], [0, -1, 1], ("p", "q", "ü"), parts, ("no", "yes"))
+    for graph in (whole, Graph(FEATURES, [[0], [2]])):
+        graph.save(tmp_path / "graph.npz")
+        found = load_graph(tmp_path / "graph.npz")
+        for name in ("node_features", "edge_index", "edge_features", "labels", "parts"):
+            torch.testing.assert_close(getattr(found, name), getattr(graph, name))
+        assert found.names == graph.names and found.classes == graph.classes
+    with pytest.raises(ValueError, match=r"graph\.csv: expected the name of an \.npz file"):
+        whole.save(tmp_path / "graph.csv")
+
+
 def test_npz(tmp_path: Path) -> None:
     file = tmp_path / "graph.npz"
     np.savez(file, x=FEATURES, y=np.array([0, 1, 1]), edge_index=np.array([[0], [2]]), train=np.array([0]))

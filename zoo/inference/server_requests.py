@@ -138,8 +138,7 @@ class InputReader:
 
     def _bytes(self, item: Any, name: str, modality: str) -> bytes:
         """The bytes of a file, such as an image, in base64, or in a data URL."""
-        files = f"a file of {MODALITIES[modality].plural}"
-        what = f"expected the bytes of {files} in base64, or as a data URL (data:...;base64,...)"
+        what = f"expected the bytes of {_file(modality)} in base64, or as a data URL (data:...;base64,...)"
         if not isinstance(item, str):
             raise RequestError(400, f"{name} is {_kind(item)}: {what}")
         url = DATA_URL.match(item[:200])
@@ -154,7 +153,7 @@ class InputReader:
     def _checked(self, data: bytes, name: str, modality: str) -> bytes:
         """The bytes. Raises RequestError if there are none, or for an audio clip that is too long."""
         if not data:
-            raise RequestError(400, f"{name} is empty: expected the bytes of a file of {MODALITIES[modality].plural}")
+            raise RequestError(400, f"{name} is empty: expected the bytes of {_file(modality)}")
         if modality == "audio":
             try:
                 info = audio_io.info(data)
@@ -232,3 +231,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value):,}"
     return "a text" if isinstance(value, str) else "an object" if isinstance(value, dict) else "a number"
+
+
+def _file(modality: str) -> str:
+    """A file of a modality by its name, such as "an image file"."""
+    return f"{'an' if modality[0] in 'aeiou' else 'a'} {modality.replace('_', ' ')} file"

@@ -1,12 +1,14 @@
 """Files of graphs: NPZ, and folders with nodes.csv and edges.csv. They give the fields of a `Graph`."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo.utils.array_files import DAMAGED
+from zoo.utils.atomic import write_atomic
 from zoo.utils.errors import LoadError
 
 SUFFIXES = (".npz",)
@@ -67,6 +69,18 @@ def read_npz(path: Path) -> dict[str, Any]:
         found.setdefault("classes", classes)
     parts = {name: found.pop(name) for name in PARTS if name in found}
     return {**found, **({"parts": parts} if parts else {})}
+
+
+def write_npz(path: str | Path, fields: Mapping[str, Any]) -> None:
+    """Write the fields of a graph, and the nodes of its parts by their names, as `read_npz` reads them, atomically.
+
+    Raises ValueError for a path with another suffix than .npz.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: expected the name of an .npz file")
+    written = io.BytesIO()
+    np.savez_compressed(written, **{name: np.asarray(value) for name, value in fields.items()})
+    write_atomic(path, written.getvalue())
 
 
 def read_csv(folder: Path) -> dict[str, Any]:
