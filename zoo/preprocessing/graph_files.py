@@ -79,7 +79,8 @@ def write_npz(path: str | Path, fields: Mapping[str, Any]) -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected the name of an .npz file")
     written = io.BytesIO()
-    np.savez_compressed(written, **{name: np.asarray(value) for name, value in fields.items()})
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in fields.items()}
+    np.savez_compressed(written, **arrays)
     write_atomic(path, written.getvalue())
 
 
