@@ -80,8 +80,11 @@ def test_several_graphs_train_and_test(tmp_path: Path) -> None:
     assert len(batch["node_features"]) == 24
     half = batch["edge_index"] < 12
     assert torch.equal(half[0], half[1]), "an edge joins two graphs"
-    with pytest.raises(DataError, match="graph 1 has the classes"):
-        merge_graphs([Graph(torch.ones(1, 1), [], classes=("a",)), Graph(torch.ones(1, 1), [], classes=("b",))])
+    one, other = (Graph(torch.ones(1, 1), [], labels=[0], classes=(name,)) for name in "ba")
+    merged = merge_graphs([one, other])
+    assert merged.classes == ("a", "b") and merged.labels is not None and merged.labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match="some graphs have names of classes, and others numbers"):
+        merge_graphs([one, Graph(torch.ones(1, 1), [], labels=[0])])
 
 
 @pytest.mark.parametrize(
