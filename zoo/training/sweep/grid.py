@@ -122,6 +122,6 @@ class Grid:
         axis.spines[["top", "right"]].set_visible(False)
         figure.legend(title=label_text(self.first.key, 36, keep_end=True), loc="outside right upper", frameon=False,
                       fontsize=9)  # fmt: skip
-        figure.suptitle(label_text(self._title()), fontsize=10)
+        figure.suptitle(label_text(self._title(), 80), fontsize=10)
         use_fonts_for_all_scripts(figure)
         return figure
