@@ -259,3 +259,8 @@ def test_models_without_ctc() -> None:
         Seq2SeqSpeechTask(model, ctc_weight=1.0)
     with pytest.raises(ValueError, match="the output layer of Plain cannot read the states of an encoder"):
         Seq2SeqSpeechTask(Plain(model), ctc_weight=0.3)
+    recurrent = zoo.create_model("gru_bahdanau_nano", vocab_size=60, width=16, seed=0)
+    with pytest.raises(ValueError, match="cannot read the states of an encoder; expected a Transformer"):
+        Seq2SeqSpeechTask(recurrent, ctc_weight=0.3)
+    with pytest.raises(ValueError, match="the model has no eos_token_id, which is the blank"):
+        Seq2SeqSpeechTask(zoo.create_model("bart_nano", **SMALL | {"eos_token_id": None}), ctc_weight=0.3)

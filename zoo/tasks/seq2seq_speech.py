@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.models.encoder_decoder import EncoderDecoder, Side
 from zoo.nn.heads import LMHead
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.losses.ctc import ctc_loss
+from zoo.nn.padding import places_real_first
 from zoo.parallel.fsdp import keeps_whole
 from zoo.tasks.seq2seq import Seq2SeqTask
 
@@ -29,17 +30,21 @@ class Seq2SeqSpeechTask(Seq2SeqTask):
         options: Further arguments of Seq2SeqTask.
 
     Source: Watanabe et al. 2017, https://doi.org/10.1109/JSTSP.2017.2763455, where CTC has an output layer of its own.
-    Raises: ValueError for a model whose output layer cannot read the states of its encoder, and for a plan that divides
-        this layer or the tokens.
+    Raises: ValueError for a model whose output layer cannot read the states of its encoder, or without an end token,
+        and for a plan that divides this layer or the tokens.
     """
 
     def __init__(self, model: nn.Module, lr: float | None = None, *, ctc_weight: float = 0.0, **options: Any):
         super().__init__(model, lr, **options)
         if not 0.0 <= ctc_weight < 1.0:
             raise ValueError(f"ctc_weight={ctc_weight}: expected at least 0 and less than 1")
-        if ctc_weight and not (isinstance(model, EncoderDecoder) and isinstance(model.head, LMHead)):
+        encoder = getattr(model, "encoder", None)  # a recurrent one has states of another width
+        if ctc_weight and not (isinstance(encoder, Side) and isinstance(model.head, LMHead)):
             raise ValueError(f"ctc_weight={ctc_weight}: the output layer of {type(model).__name__} cannot read the "
-                             "states of an encoder; expected an encoder-decoder of the zoo with head='lm'")  # fmt: skip
+                             "states of an encoder; expected a Transformer of the zoo with an encoder, a decoder and "
+                             "head='lm'")  # fmt: skip
+        if ctc_weight and model.config.eos_token_id is None:  # type: ignore[union-attr]
+            raise ValueError(f"ctc_weight={ctc_weight}: the model has no eos_token_id, which is the blank of CTC")
         self.ctc_weight = ctc_weight
 
     def configure_model(self) -> None:
@@ -72,8 +77,7 @@ class Seq2SeqSpeechTask(Seq2SeqTask):
         blank = end[0] if isinstance(end, tuple) else end
         labels = batch["labels"].long()
         real = (labels != IGNORED) & (labels != blank)
-        first = real.byte().argsort(dim=1, descending=True, stable=True)
-        texts = labels.where(real, blank).gather(1, first)
+        texts = torch.full_like(labels, blank).scatter(1, places_real_first(real), labels.where(real, blank))
         mask = batch.get("attention_mask")
         frames = torch.full((len(labels),), states.shape[1]) if mask is None else mask.sum(1)
         if isinstance(model, FSDPModule):  # its forward has ended
