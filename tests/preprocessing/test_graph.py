@@ -96,6 +96,8 @@ def test_a_graph_is_saved_whole(tmp_path: Path) -> None:
         assert found.names == graph.names and found.classes == graph.classes
     with pytest.raises(ValueError, match=r"graph\.csv: expected the name of an \.npz file"):
         whole.save(tmp_path / "graph.csv")
+    with pytest.raises(ValueError, match="the graph has the parts holdout: a file has train, val, test"):
+        Graph(FEATURES, [[0], [2]], parts={"holdout": [True, False, False]}).save(tmp_path / "graph.npz")
 
 
 def test_npz(tmp_path: Path) -> None:

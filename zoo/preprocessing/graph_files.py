@@ -74,8 +74,10 @@ def read_npz(path: Path) -> dict[str, Any]:
 def write_npz(path: str | Path, fields: Mapping[str, Any]) -> None:
     """Write the fields of a graph, and the nodes of its parts by their names, as `read_npz` reads them, atomically.
 
-    Raises ValueError for a path with another suffix than .npz.
+    Raises ValueError for a path with another suffix than .npz, and for parts with other names.
     """
+    if others := sorted(fields.keys() - {*ARRAYS, *PARTS}):
+        raise ValueError(f"the graph has the parts {', '.join(others)}: a file has {', '.join(PARTS)}")
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected the name of an .npz file")
     written = io.BytesIO()
