@@ -235,4 +235,5 @@ def _kind(value: Any) -> str:
 
 def _file(modality: str) -> str:
     """A file of a modality by its name, such as "an image file"."""
-    return f"{'an' if modality[0] in 'aeiou' else 'a'} {modality.replace('_', ' ')} file"
+    record = MODALITIES[modality]
+    return f"{record.unnamed.split(' ', 1)[0]} {record.file_noun}"
