@@ -65,8 +65,8 @@ def test_versions_out_of_bounds_are_fixed_together(monkeypatch: pytest.MonkeyPat
     versions(monkeypatch, torchaudio="2.9.1", lightning="2.0", tokenizers=None)
     audio, lightning, tokenizers = (version_of(by_name(name)) for name in ("torchaudio", "lightning", "tokenizers"))
     assert audio.state == lightning.state == tokenizers.state == "broken"
-    assert audio.message == "2.9.1 is installed, ==2.11.* is required"
-    assert audio.fix.startswith('pip install "torch') and audio.fix.endswith('"torchaudio==2.11.*"')
+    assert audio.message == "2.9.1 is installed, ==2.11.0 is required"
+    assert audio.fix.startswith('pip install "torch') and audio.fix.endswith('"torchaudio==2.11.0"')
     assert "torchvision" in audio.fix
     assert lightning.fix == 'pip install "lightning!=2.6.2,!=2.6.3,>=2.6"'
     assert tokenizers.message == "not installed"
@@ -149,7 +149,7 @@ def test_the_command_works_where_torch_is_broken(name: str, tmp_path: Path, monk
     done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "BROKEN" in done.stdout and "Detected different CUDA versions" in done.stdout
-    assert "To fix what is broken:\n  pip install" in done.stdout and '"torchaudio==2.11.*"' in done.stdout
+    assert "To fix what is broken:\n  pip install" in done.stdout and '"torchaudio==2.11.0"' in done.stdout
     assert (" threads" in done.stdout) == (name == "torchaudio")
 
 
