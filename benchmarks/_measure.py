@@ -302,6 +302,19 @@ def status_bytes(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
+def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
+    """Most bytes that a call holds above those before it: of this process, or allocated on the GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM is the memory of now again
+    before = status_bytes("VmRSS")
+    call()
+    return status_bytes("VmHWM") - before
+
+
 def machine(clock: Clock = "cpu") -> str:
     """Processor or GPU, and the versions of the relevant packages."""
     hardware = torch.cuda.get_device_name() if clock == "cuda" else f"{_processor()}, {os.cpu_count()} CPUs"

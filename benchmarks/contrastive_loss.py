@@ -15,12 +15,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import attempt, options, paired, record, status_bytes
+from _measure import attempt, options, paired, peak_bytes, record
 from torch import Tensor
 
 import zoo
@@ -83,15 +82,7 @@ def peak(name: str, rows: int, width: int, device: str) -> float:
     else:
         step(name, 16, width, device)()
         run = step(name, rows, width, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = status_bytes("VmRSS")
-    run()
-    return (status_bytes("VmHWM") - before) / 2**20
+    return peak_bytes(run, device) / 2**20
 
 
 def memory(names: tuple[str, ...], rows: int, width: int, device: str) -> None:

@@ -12,12 +12,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from _measure import options, paired, record, status_bytes
+from _measure import options, paired, peak_bytes, record
 from contrastive_loss import GLIBC
 from torch import Tensor
 
@@ -46,15 +45,7 @@ def peak(name: str, o: SimpleNamespace) -> float:
     tokens, width, vocabulary, dtype, device = o.tokens, o.width, o.vocabulary, o.dtype, o.device
     step(name, 16, width, 64, dtype, device)()
     run = step(name, tokens, width, vocabulary, dtype, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = status_bytes("VmRSS")
-    run()
-    return (status_bytes("VmHWM") - before) / 2**20
+    return peak_bytes(run, device) / 2**20
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from _measure import options, paired, record, status_bytes
+from _measure import options, paired, peak_bytes, record
 from torch import Tensor
 
 from zoo.models.evoformer.block import EvoformerStack
@@ -78,11 +77,7 @@ def step(name: str, mode: str, sequences: int, residues: int, chunk_size: int) -
 def memory(name: str, mode: str, *sizes: int) -> float:
     """Peak memory in MB above the level before; to be run in a separate process."""
     step(name, mode, 8, 16, 4)()  # loads kernels
-    run = step(name, mode, *sizes)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = status_bytes("VmRSS")
-    run()
-    return (status_bytes("VmHWM") - before) / 2**20
+    return peak_bytes(step(name, mode, *sizes)) / 2**20
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ edge list, which it sorts. Then the peak of memory of a step above what was ther
 from collections.abc import Callable
 
 import torch
-from _measure import options, paired, record, status_bytes
+from _measure import options, paired, peak_bytes, record
 from torch import Tensor, nn
 
 from zoo.models.gat.layer import GraphAttention
@@ -48,16 +48,6 @@ def step_of(layer: nn.Module, forward: Callable[[], Tensor], x: Tensor) -> Calla
     return lambda: torch.autograd.grad(forward().square().sum(), leaves)
 
 
-def peak_of(call: Callable[[], object]) -> int:
-    """Bytes above the level before a call, at most."""
-    call()
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # VmHWM is the memory of now again
-    before = status_bytes("VmRSS")
-    call()
-    return status_bytes("VmHWM") - before
-
-
 def main() -> None:
     smoke = dict(nodes=500, edges=3000, width=16, heads=2, rounds=1)
     o = options(smoke, nodes=100_000, edges=1_000_000, width=64, heads=8, rounds=5, kinds="gat,gatv2")
@@ -84,7 +74,7 @@ def main() -> None:
         print(f"{kind}: the outputs differ by {difference:.1e} at most")
         calls = {"torch_geometric": step_of(peer, run_peer, x), "zoo": step_of(ours, run_ours, x)}
         paired(calls, rounds=o.rounds, title=title)
-        peaks = {name: float(peak_of(call)) for name, call in calls.items()}
+        peaks = {name: float(peak_bytes(call)) for name, call in calls.items()}
         print(
             "\npeak of memory of a step: "
             + ", ".join(f"{name} {bytes / 2**20:,.0f} MB" for name, bytes in peaks.items())

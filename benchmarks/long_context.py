@@ -16,7 +16,6 @@ each of the kinds, with the loss of untrained weights, the time and the peak of 
 
 import math
 import os
-import resource
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 import yaml
-from _measure import machine, options, record
+from _measure import machine, options, peak_bytes, record
 from torch.nn import functional as F
 
 import zoo
@@ -48,29 +47,29 @@ def timed(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def resident() -> int:
-    """Most bytes of memory that this process has had."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def measure(kind: str, argument: str, length: int, what: str, o: SimpleNamespace) -> tuple[float, int]:
     """(CPU seconds, peak of resident bytes above those before), in a process of its own."""
     torch.set_num_threads(1)
     model, ids = gpt(kind, argument, length, o).eval(), torch.arange(length)[None] % 256
     with torch.no_grad():
         model(input_ids=ids[:, :64])  # what is loaded and found once
-        if what == "forward":
-            before = resident()
-            return timed(lambda: model(input_ids=ids)), resident() - before
-        if what == "one token":
-            before = resident()
+    seconds: list[float] = []
+
+    def run() -> None:
+        if what == "forward and backward":
+            seconds.append(timed(lambda: model.train()(input_ids=ids).logsumexp(-1).sum().backward()))
+            return
+        with torch.no_grad():
+            if what == "forward":
+                seconds.append(timed(lambda: model(input_ids=ids)))
+                return
             state = model.new_state(1, length + 8)
             for part in ids.split(4096, 1):  # a long prompt is read in parts
                 model.decode(part, state)
-            seconds = min(timed(lambda: model.decode(ids[:, :1], state)) for _ in range(5))
-            return seconds, resident() - before
-    before = resident()
-    return timed(lambda: model.train()(input_ids=ids).logsumexp(-1).sum().backward()), resident() - before
+            seconds.extend(timed(lambda: model.decode(ids[:, :1], state)) for _ in range(5))
+
+    peak = peak_bytes(run)
+    return min(seconds), peak
 
 
 def child(queue: Any, *args: Any) -> None:
@@ -166,11 +165,17 @@ def read(kind: str, text: bytes, o: SimpleNamespace) -> tuple[float, float, int]
     own: Any = {"kind": kind, "window": o.window} if kind in ("local", "longformer") else kind
     ids = torch.tensor(list(text))[None]
     model = gpt(own, "mixer" if kind in BUILT_IN_MIXERS else "attention", ids.shape[1], o).eval()
-    before = resident()
-    with torch.no_grad():
+    found: list[float] = []
+
+    @torch.no_grad()
+    def run() -> None:
         start = time.process_time()
         loss = F.cross_entropy(model(input_ids=ids)[0, :-1], ids[0, 1:]).item()
-    return loss, time.process_time() - start, resident() - before
+        found.extend((loss, time.process_time() - start))
+
+    peak = peak_bytes(run)
+    loss, seconds = found
+    return loss, seconds, peak
 
 
 def document(o: SimpleNamespace) -> None:

@@ -322,3 +322,22 @@ def test_the_plot_can_be_read(values: list[str], seeds: list[int], steps: int) -
     curves = [line for line in figure.axes[0].get_lines() if line.get_marker() not in (None, "None")]
     looks = {(line.get_linestyle(), line.get_color(), line.get_marker()) for line in curves}
     assert len(looks) == len(legend.get_texts()) == len(values), "curves can be distinguished"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux gives a new process the peak of the one that started it")
+def test_the_peak_of_memory_is_that_of_the_trial_alone() -> None:
+    child = """
+import sys
+from types import SimpleNamespace
+sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+from zoo.training.sweep.compare import peak_memory
+print(peak_memory())
+"""
+    parent = """
+import subprocess, sys
+held = b"x" * 2**29
+sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+"""
+    done = subprocess.run([sys.executable, "-c", parent, child], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 2**23 < int(done.stdout) < 2**29
