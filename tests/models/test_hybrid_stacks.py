@@ -59,16 +59,19 @@ def test_drafts_are_refused_and_prompts_are_read_again(model: zoo.Model) -> None
         assert torch.equal(zoo.generate(model, ids, cache=cache, **NEW), zoo.generate(model, ids, **NEW))
 
 
-def test_graphs_leave_such_models_to_steps(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_for_modules_that_are_known(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.inference.generation import graph_decoding
 
+    runs: list[int] = []
+    run = graph_decoding.Decoding.run
+    monkeypatch.setattr(graph_decoding.Decoding, "run", lambda self: (runs.append(1), run(self))[1])
     expected = zoo.generate(model, prompt(), **NEW)
     monkeypatch.setattr(graph_decoding, "DEVICE_TYPES", ("cpu",))
     monkeypatch.setattr(graph_decoding, "WORTH_RECORDING", 1)
     assert torch.equal(zoo.generate(model, prompt(), **NEW), expected)  # a module of others, which may run any code
+    assert not runs
     monkeypatch.setattr(SumOfRow, "__module__", "zoo.nn.mixers.sum_of_row")
-    with pytest.warns(UserWarning, match=r"without CUDA graphs, and more slowly: a cache of type RecurrentState"):
-        assert torch.equal(zoo.generate(model, prompt(), **NEW), expected)
+    assert torch.equal(zoo.generate(model, prompt(), **NEW), expected) and runs
 
 
 def test_optimized_compiled_and_stored_models_compute_the_same(model: zoo.Model, tmp_path) -> None:

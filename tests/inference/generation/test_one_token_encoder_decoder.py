@@ -6,6 +6,7 @@ from types import FrameType
 
 import pytest
 import torch
+from seq2seq_cases import FEATURES, KEEP, SOURCE, nano
 from torch import Tensor, nn
 
 import zoo
@@ -16,27 +17,13 @@ from zoo.nn.kv_cache import EncoderDecoderState
 
 SMALL = dict(vocab_size=61, max_length=200, width=32, depth=2, heads=4, mlp_dim=48)
 T5 = SMALL | dict(head_dim=8)
-SOURCE = torch.randint(4, 61, (3, 7), generator=torch.Generator().manual_seed(1))
-KEEP = torch.tensor([[1] * 7, [1] * 3 + [0] * 4, [0] * 2 + [1] * 5])
 TOKENS = torch.randint(4, 61, (3, 70), generator=torch.Generator().manual_seed(2))
-FEATURES = torch.randn(3, 80, 20, generator=torch.Generator().manual_seed(3))
 MODELS = [
     ("t5_nano", T5), ("t5_nano", T5 | dict(gated_mlp=True, act="gelu_tanh", tie_word_embeddings=False)),
     ("bart_nano", SMALL), ("bart_nano", SMALL | dict(order="pre", scale_embedding=True)), ("marian_nano", SMALL),
     ("transformer_nano", SMALL), ("whisper_nano", SMALL | dict(frames=20)),
 ]  # fmt: skip
 CAST = 1e-6, 3e-2  # the greatest difference in float32 and in bfloat16
-
-
-def nano(name: str, options: dict) -> zoo.Model:
-    options = options | ({"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0} if name == "whisper_nano" else {})
-    if name == "marian_nano":
-        options = options | dict(pad_token_id=60, decoder_start_token_id=60)
-    model = zoo.create_model(name, seed=0, **options).eval()
-    with torch.no_grad():
-        for i, tensor in enumerate([*model.parameters(), *model.buffers()]):  # fresh norms are 1 and biases 0
-            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(i)))
-    return model
 
 
 def read(model: zoo.Model, keep: Tensor | None = None, copies: int = 1) -> EncoderDecoderState:

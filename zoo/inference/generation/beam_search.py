@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from zoo.inference.generation.graph_decoding import reading_by_graphs
 from zoo.inference.generation.sampling import penalized
 
 if TYPE_CHECKING:
-    from zoo.inference.generation.prompt import GenerationTask
+    from zoo.inference.generation.prompt import DecodingSession, GenerationTask
 
 NEVER = -1e9  # the score of candidates that must not be chosen; finite, so that sums are not NaN
 
@@ -53,11 +54,19 @@ def search(task: "GenerationTask", options: BeamOptions) -> tuple[Tensor, Tensor
     Finished texts are stored with their score divided by length ** length_penalty. The search ends when no
     unfinished text has a better current score than the worst of `beams` finished ones.
     """
+    check_beams(options.num_beams, task.prompt.model.config.part_of("decoder_input_ids").vocab_size)
+    session, logits = task.prompt.repeated(options.num_beams).read()
+    with reading_by_graphs(session, logits, task.prompt.room, alone=task.alone):
+        return search_from(task, options, session, logits)
+
+
+def search_from(
+    task: "GenerationTask", options: BeamOptions, session: "DecodingSession", logits: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """`search` after the prompts: the session has read them, and logits are the scores of the first new tokens."""
     beams, copies, penalty = options.num_beams, options.num_return_sequences, options.length_penalty
-    check_beams(beams, task.prompt.model.config.part_of("decoder_input_ids").vocab_size)
     stopping, prompt = task.stopping, task.prompt.repeated(beams)
     batch, room = prompt.ids.shape[0], prompt.room
-    session, logits = prompt.read()
     seen = prompt.seen() if task.sampling.repetition_penalty != 1 else None
     active = Beams(prompt.ids.new_full((batch, beams, room), task.fill), logits.new_full((batch, beams), NEVER).float())
     if task.output_scores:

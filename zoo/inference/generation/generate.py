@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo.inference.generation.beam_search import BeamOptions, search
 from zoo.inference.generation.bridge_prompts import bridge_inputs
 from zoo.inference.generation.caption_prompts import encode_images, reads_images
-from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs
+from zoo.inference.generation.graph_decoding import can_be_graphed, generate_with_graphs, reading_by_graphs
 from zoo.inference.generation.logits_processors import LogitsProcessor, LogitsProcessors
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, Prompt
 from zoo.inference.generation.prompt_cache import PromptCache
@@ -205,8 +205,11 @@ def run(
 def generate_tokens(task: GenerationTask) -> Generated:
     """Generate the new tokens [rows, new] one at a time."""
     session, scores = task.prompt.read()
-    found = generate_with_graphs(task, session, scores) if can_be_graphed(task) else None
-    return generate_by_steps(task, session, scores) if found is None else found
+    if can_be_graphed(task):
+        found = generate_with_graphs(task, session, scores)
+        return generate_by_steps(task, session, scores) if found is None else found
+    with reading_by_graphs(session, scores, task.prompt.room, alone=task.alone):
+        return generate_by_steps(task, session, scores)
 
 
 def generate_by_steps(task: GenerationTask, session: DecodingSession, scores: Tensor) -> Generated:

@@ -3,7 +3,8 @@
 To launch the kernels of one token takes the host several times longer than the GPU takes to run them. So a step is two
 graphs: one reads the last tokens (`StaticStep`), one chooses the next (`Choice`). The host only launches them, and
 looks every 16 tokens at what the device has copied to it meanwhile, so it never waits for the step that it launched
-last. The tokens are those of `generate_tokens`, random ones, too.
+last. The tokens are those of `generate_tokens`, random ones, too. Where the host chooses (beams, stop texts, rules of a
+family), one graph reads the tokens (`reading_by_graphs`).
 
 On a CPU the same steps run as functions: that is how the tests compare them.
 """
@@ -11,20 +12,24 @@ On a CPU the same steps run as functions: that is how the tests compare them.
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from operator import is_
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from zoo.inference.generation.graph_choice import LOOK_EVERY, Choice, Reports, Rows
 from zoo.inference.generation.prompt import DecodingSession, Generated, GenerationTask, scores_error
+from zoo.inference.generation.static_state import StaticMemory, source_capacity
 from zoo.inference.generation.static_step import StaticStep, can_decode_statically
-from zoo.models.text import TextModel
+from zoo.models.base import Model
+from zoo.nn.kv_cache import EncoderDecoderState
 from zoo.utils.cuda_graph import GraphRecorder, Recorded
 
 DEVICE_TYPES = ("cuda",)
-LOOK_EVERY = 16  # tokens between two looks of the host at whether all rows have ended
 SMALLEST_CAPACITY = 128  # tokens of a row; further capacities are its doubles
 MAX_GRAPHS = 8  # of each model; the one that was not used for the longest time goes first
 WORTH_RECORDING = 32  # new tokens for a number of rows, from which on recording saves more time than it takes
@@ -41,14 +46,12 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
 
     session, scores: those of the prompt that was read.
     """
-    model = session.model
-    if not can_decode_statically(model):
+    if not can_decode_statically(session.model):
         return None
-    graphs = graphs_of(model)
+    graphs = graphs_of(session.model)
     # Normal tensors: what is recorded belongs to no inference mode, and neither does the default random generator.
     with graphs.lock, torch.inference_mode(False), torch.no_grad():
-        graphs.check(model)
-        if graphs.refused is not None or not graphs.is_worthwhile(len(scores), task.prompt.room):
+        if not graphs.are_ready(session.model, len(scores), task.prompt.room):
             return None
         try:
             with graphs.recorder.in_order():
@@ -58,72 +61,51 @@ def generate_with_graphs(task: GenerationTask, session: DecodingSession, scores:
                 raise
             reason = graphs.give_up(error)
             if task.stream.has_tokens:  # from the start it would get them twice
-                error.add_note(f"The text ends here: its streamer has the tokens so far, and CUDA graphs cannot "
-                               f"continue it, as {reason}. Free memory of the GPU, ask for fewer new tokens with "
-                               "max_new_tokens=, or omit streamer=")  # fmt: skip
+                add_note(error, reason, "its streamer has the tokens so far, and ", ", or omit streamer=")
                 raise
-    warnings.warn(f"{type(model).__name__} generates without CUDA graphs, and more slowly: {reason}", stacklevel=5)
+    warn_of_steps(session, reason)
     return None
 
 
-# --- Graphs -----------------------------------------------------------------------------------------------------------
+def add_note(error: RuntimeError, reason: str, why: str = "", also: str = "") -> None:
+    error.add_note(f"The text ends here: {why}CUDA graphs cannot continue it, as {reason}. Free memory of the GPU, ask "
+                   f"for fewer new tokens with max_new_tokens={also}")  # fmt: skip
 
 
-class Rows:
-    """The tensors that all graphs for a number of rows share: the tokens to read [B, 1], their positions [B, 1], and
-    the scores of the next ones [B, V]."""
-
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = torch.zeros_like(scores)
-        self.ids, self.positions = (scores.new_zeros(len(scores), 1, dtype=torch.long) for _ in range(2))
+def warn_of_steps(session: DecodingSession, reason: str) -> None:
+    name = type(session.model).__name__
+    warnings.warn(f"{name} generates without CUDA graphs, and more slowly: {reason}", stacklevel=6)
 
 
-class Choice:
-    """Chooses the next token of each row from `rows.scores`, as `generate_tokens` does, and puts it into `rows.ids`.
+@contextmanager
+def reading_by_graphs(session: DecodingSession, scores: Tensor, room: int, *, alone: bool = True) -> Iterator[None]:
+    """Context in which `session.read` replays a graph for one token of each row, and the host chooses the next ones.
 
-    tokens [B, LOOK_EVERY]: those since the last look; best: the highest score at each; log_probs: likewise, if they
-    are recorded. finished [B]: rows that have ended.
+    Only on a GPU. room: the most new tokens. alone: whether no code of the caller runs between two tokens, which might
+    change the model; else the context changes nothing.
     """
+    known = alone and session.text is None and scores.device.type in DEVICE_TYPES
+    if not known or not can_decode_statically(session.model):
+        yield
+        return
+    graphs, reason = graphs_of(session.model), ""
+    with graphs.lock, torch.inference_mode(False), torch.no_grad():
+        if graphs.are_ready(session.model, len(scores), room):
+            try:
+                with graphs.recorder.in_order():
+                    session.reader = Reader(graphs, session, scores, room)
+                    session.reader.load()
+            except RuntimeError as error:
+                session.reader, reason = None, graphs.give_up(error)
+        if session.reader is not None:
+            yield
+            return
+    if reason:
+        warn_of_steps(session, reason)
+    yield
 
-    def __init__(self, rows: Rows, task: GenerationTask) -> None:
-        scores, batch = rows.scores, len(rows.scores)
-        self.rows, self.sampling, self.fill = rows, task.sampling, task.fill
-        self.ends = task.stopping.ids
-        self.generator: torch.Generator | None = None
-        if scores.device.type == "cuda":
-            self.generator = torch.Generator(scores.device)
-        self.seen = None
-        if task.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros_like(scores, dtype=torch.bool)
-        self.tokens = scores.new_zeros(batch, LOOK_EVERY, dtype=torch.long)
-        self.best = scores.new_zeros(batch, LOOK_EVERY)
-        self.log_probs = scores.new_zeros(batch, LOOK_EVERY, dtype=torch.float32) if task.output_scores else None
-        self.column = scores.new_zeros(1, dtype=torch.long)
-        self.finished = scores.new_zeros(batch, dtype=torch.bool)
 
-    def begin(self, task: GenerationTask) -> None:
-        self.column.zero_()
-        self.finished.zero_()
-        if self.seen is not None:
-            self.seen.copy_(task.prompt.seen())
-
-    def __call__(self) -> None:
-        scores, seen = self.rows.scores, self.seen
-        best, token = scores.max(-1)
-        self.best.index_copy_(1, self.column, best[:, None])
-        if not self.sampling.greedy or seen is not None:
-            token = self.sampling.choose(scores, seen, self.generator)
-        if self.log_probs is not None:
-            value = self.sampling.log_probability(scores, seen, token).masked_fill(self.finished, 0.0)
-            self.log_probs.index_copy_(1, self.column, value[:, None])
-        if len(self.ends):
-            token = torch.where(self.finished, self.fill, token)
-            self.finished |= (token[:, None] == self.ends).any(1)
-        if seen is not None:
-            seen.scatter_(1, token[:, None], True)
-        self.tokens.index_copy_(1, self.column, token[:, None])
-        self.column.add_(1)
-        self.rows.ids.copy_(token[:, None])
+# --- Graphs -----------------------------------------------------------------------------------------------------------
 
 
 class Graphs:
@@ -140,6 +122,12 @@ class Graphs:
         self.requested: Counter[int] = Counter()  # new tokens, by the number of rows
         self.recorder = GraphRecorder("cpu")
         self.found: OrderedDict[Hashable, tuple[Any, Recorded[None]]] = OrderedDict()
+        self.memories: WeakValueDictionary[Hashable, StaticMemory] = WeakValueDictionary()  # kept by their steps
+
+    def are_ready(self, model: Model, rows: int, new: int) -> bool:
+        """Whether a text is generated by graphs, which are those of this model now."""
+        self.check(model)
+        return self.refused is None and self.is_worthwhile(rows, new)
 
     def get(self, key: Hashable, make: Callable[[], tuple[Any, Recorded[None]]]) -> tuple[Any, Recorded[None]]:
         """The function and the graph that `make` made for this key."""
@@ -173,7 +161,7 @@ class Graphs:
         self.refused = str(error).partition("\n")[0]
         return self.refused
 
-    def check(self, model: TextModel) -> None:
+    def check(self, model: Model) -> None:
         """Drop the graphs of a model that has changed: its modules, what they hold, the addresses of its tensors."""
         (objects, addresses), (known, before) = content_of(model), self.content
         if addresses != before or len(objects) != len(known) or not all(map(is_, objects, known)):
@@ -187,14 +175,14 @@ class Graphs:
         return Graphs, ()
 
 
-def graphs_of(model: TextModel) -> Graphs:
+def graphs_of(model: Model) -> Graphs:
     """The graphs of a model, which live as long as it does; a copy of the model has its own."""
     found = vars(model).setdefault("decoding_graphs_", Graphs())
     assert isinstance(found, Graphs)
     return found
 
 
-def content_of(model: TextModel) -> tuple[list[Any], list[Any]]:
+def content_of(model: Model) -> tuple[list[Any], list[Any]]:
     """The modules of a model with the values of their attributes; and where its tensors are."""
     objects: list[Any] = []
     for module in model.modules():
@@ -209,64 +197,44 @@ def content_of(model: TextModel) -> tuple[list[Any], list[Any]]:
 # --- A text -----------------------------------------------------------------------------------------------------------
 
 
-class Reports:
-    """Copies of reports on the host, each of which is read when the next one is on its way."""
+class Reader:
+    """Reads one token of each row of a session by a graph; room: the most new tokens of a row."""
 
-    def __init__(self) -> None:
-        self.pending: list[tuple[Tensor, torch.cuda.Event | None]] = []
-
-    def send(self, report: Tensor) -> None:
-        copy = torch.zeros(report.shape, dtype=report.dtype, pin_memory=report.is_cuda)
-        copy.copy_(report, non_blocking=True)
-        event = torch.cuda.Event() if report.is_cuda else None
-        if event is not None:
-            event.record()
-        self.pending.append((copy, event))
-
-    def receive(self) -> list[bool]:
-        """The oldest report."""
-        copy, event = self.pending.pop(0)
-        if event is not None:
-            event.synchronize()
-        values: list[bool] = copy.tolist()
-        return values
-
-
-class Decoding:
-    """Generates the new tokens of one task."""
-
-    def __init__(self, graphs: Graphs, task: GenerationTask, session: DecodingSession, scores: Tensor) -> None:
-        self.graphs, self.task, self.session = graphs, task, session
-        self.model: TextModel = session.model
+    def __init__(self, graphs: Graphs, session: DecodingSession, scores: Tensor, room: int) -> None:
+        self.graphs, self.session, self.room = graphs, session, room
+        self.model: Model = session.model
         self.batch, self.device, self.length = len(scores), scores.device, session.state.length
         if self.batch not in graphs.rows:
             graphs.rows[self.batch] = Rows(scores)
-        self.rows = graphs.rows[self.batch]
-        key = ("choice", self.batch, task.sampling, task.stopping.end_ids, task.fill, task.output_scores)
-        self.choice, self.choose = graphs.get(key, self.make_choice)
-        self.step, self.read = self.reader(min(task.prompt.room, SMALLEST_CAPACITY // 2))
-        keep = None if session.keep is None else session.keep[:, : self.length]
-        self.tokens = self.rows.ids.new_full((self.batch, task.prompt.room), task.fill)
-        self.best = scores.new_zeros(self.tokens.shape)
-        self.log_probs = scores.new_zeros(self.tokens.shape, dtype=torch.float32)
-        self.step.load(session.state, keep)
-        self.rows.scores.copy_(scores)
-        self.choice.begin(task)
+        self.rows, self.new = graphs.rows[self.batch], 0
+        self.memory, self.memory_key = self.memory_of(session.state)
+        self.step, self.read = self.reader(min(room, SMALLEST_CAPACITY // 2))
 
-    def make_choice(self) -> tuple[Choice, Recorded[None]]:
-        choice = Choice(self.rows, self.task)
-        return choice, self.graphs.recorder.record(choice, choice.generator)
+    def memory_of(self, state: Any) -> tuple[StaticMemory | None, Hashable]:
+        """What a decoder reads of its encoder, in tensors that stay, and the key of these."""
+        if not isinstance(state, EncoderDecoderState):
+            return None, None
+        key = len(state.memory), state.copies, source_capacity(state.memory.shape[1])
+        memory = self.graphs.memories.get(key)
+        if memory is None:
+            memory = self.graphs.memories[key] = StaticMemory(state)
+        return memory, key
+
+    def load(self) -> None:
+        """Begin with the tokens of the session."""
+        keep = None if self.session.keep is None else self.session.keep[:, : self.length]
+        self.step.load(self.session.state, keep)
 
     def reader(self, new: int) -> tuple[StaticStep, Recorded[None]]:
         """The step, and its graph, that reads up to `new` new tokens after the prompt."""
         capacity = SMALLEST_CAPACITY
         while capacity < self.length + new:
             capacity *= 2
-        return self.graphs.get(("step", self.batch, capacity), lambda: self.make_step(capacity))
+        return self.graphs.get(("step", self.batch, capacity, self.memory_key), lambda: self.make_step(capacity))
 
     def make_step(self, capacity: int) -> tuple[StaticStep, Recorded[None]]:
         rows = self.rows
-        step = StaticStep(self.model, rows.ids, rows.positions, rows.scores, capacity)
+        step = StaticStep(self.model, rows.ids, rows.positions, rows.scores, capacity, self.memory)
         positions = rows.positions.clone()
         rows.positions.zero_()  # to record the step runs it
         graph = self.graphs.recorder.record(step)
@@ -276,10 +244,47 @@ class Decoding:
     def read_token(self, new: int) -> None:
         """Read the last tokens, of which each row has `new`."""
         if self.length + new > self.step.capacity:
-            step, self.read = self.reader(min(self.task.prompt.room, new + SMALLEST_CAPACITY // 2))
+            step, self.read = self.reader(min(self.room, new + SMALLEST_CAPACITY // 2))
             step.load_static(self.step)
             self.step = step
         self.read()
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """The scores [B, V] after one more token of each row, ids [B, 1]; the next call overwrites them."""
+        self.new += 1
+        with self.graphs.recorder.in_order():
+            self.rows.ids.copy_(ids)
+            try:
+                self.read_token(self.new)
+            except RuntimeError as error:  # of larger buffers
+                add_note(error, self.graphs.give_up(error))
+                raise
+        return self.rows.scores
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i continues from row index[i] of the same text."""
+        with self.graphs.recorder.in_order():
+            self.step.reorder(index)
+
+
+class Decoding(Reader):
+    """Generates the new tokens of one task."""
+
+    def __init__(self, graphs: Graphs, task: GenerationTask, session: DecodingSession, scores: Tensor) -> None:
+        super().__init__(graphs, session, scores, task.prompt.room)
+        self.task = task
+        key = ("choice", self.batch, task.sampling, task.stopping.end_ids, task.fill, task.output_scores)
+        self.choice, self.choose = graphs.get(key, self.make_choice)
+        self.tokens = self.rows.ids.new_full((self.batch, task.prompt.room), task.fill)
+        self.best = scores.new_zeros(self.tokens.shape)
+        self.log_probs = scores.new_zeros(self.tokens.shape, dtype=torch.float32)
+        self.load()
+        self.rows.scores.copy_(scores)
+        self.choice.begin(task)
+
+    def make_choice(self) -> tuple[Choice, Recorded[None]]:
+        choice = Choice(self.rows, self.task)
+        return choice, self.graphs.recorder.record(choice, choice.generator)
 
     def run(self) -> Generated:
         task, room = self.task, self.task.prompt.room

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.inference.generation.generate import generator_of
+from zoo.inference.generation.graph_decoding import reading_by_graphs
 from zoo.inference.generation.parallel_decoding import ParallelOptions, fill_in
 from zoo.inference.generation.prompt import Prompt
 from zoo.inference.generation.sampling import Sampling, require
@@ -121,14 +122,15 @@ def complete(
     session, scores = Prompt(model, ids, None, room, copies).read()
     found = [start.repeat_interleave(copies, 0)]
     total = torch.zeros(len(found[0]), device=start.device)
-    for step in range(room):
-        scores = guided(scores, guidance)
-        token = sampling.choose(scores, None, generator)
-        total = total + sampling.log_probability(scores, None, token)
-        found.append(token[:, None])
-        if step + 1 < room:
-            read = (token + offset)[:, None]
-            scores = session.read(read if guidance == 1 else torch.cat([read, read]))
+    with reading_by_graphs(session, scores, room):
+        for step in range(room):
+            scores = guided(scores, guidance)
+            token = sampling.choose(scores, None, generator)
+            total = total + sampling.log_probability(scores, None, token)
+            found.append(token[:, None])
+            if step + 1 < room:
+                read = (token + offset)[:, None]
+                scores = session.read(read if guidance == 1 else torch.cat([read, read]))
     return torch.cat(found, 1), total
 
 

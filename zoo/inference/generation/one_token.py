@@ -213,11 +213,6 @@ def is_plain_block(block: Block) -> bool:
     return plain and block.order in ("pre", "post", "sandwich") and block.scale1 is None and block.scale2 is None
 
 
-def is_pre_norm(block: Block) -> bool:
-    """Whether a block is x + mixer(norm1(x)) and then x + mlp(norm2(x)), and nothing else."""
-    return is_plain_block(block) and block.order == "pre" and block.cross is None
-
-
 def attention_step(attention: nn.Module, cache: Any) -> BlockStep | None:
     """A function that computes softmax attention, also to a window, for one token: x [B, D] -> [B, D]; None for other
     mixers."""

@@ -148,7 +148,8 @@ class DecodingSession:
     """A model with its cache, and the mask of the tokens so far that are not padding.
 
     most_probable: the tokens with the highest scores that were read last, [B] or [B, N]. step: what reads one token of
-    each row, if there is a faster way than `model.decode`.
+    each row, if there is a faster way than `model.decode`. reader: on a GPU, what reads all further tokens in place of
+    the cache; see `zoo.inference.generation.graph_decoding`.
     """
 
     most_probable: Tensor
@@ -157,6 +158,7 @@ class DecodingSession:
         self.model, batch = prompt.model, len(prompt.ids)
         self.is_cast = isinstance(prompt.model, Bridge) and isinstance(prompt.model, Optimized)
         self.step: Callable[[Tensor], Tensor] | None = None
+        self.reader: Any = None
         self.text = prompt.cached_text()
         self.state = prompt.new_state() if self.text is None else self.text.state
         self.keep = None
@@ -170,7 +172,9 @@ class DecodingSession:
         """
         if self.text is not None:
             self.text.add(ids[0].tolist())
-        if self.step is not None and self.keep is None and ids.shape[1] == 1 and not every:
+        if self.reader is not None:
+            scores = self.reader(ids)
+        elif self.step is not None and self.keep is None and ids.shape[1] == 1 and not every:
             scores = self.step(ids)
         else:
             keep = None if self.keep is None else self.keep[:, : self.state.length + ids.shape[1]]
@@ -193,7 +197,7 @@ class DecodingSession:
 
     def reorder(self, index: Tensor) -> None:
         """Row i continues from the state of row index[i]."""
-        self.state.reorder(index)
+        (self.state if self.reader is None else self.reader).reorder(index)
         self.most_probable = self.most_probable[index]
         self.keep = None if self.keep is None else self.keep[index]
 
@@ -210,6 +214,11 @@ class GenerationTask:
     stream: StreamerAdapter
     processors: LogitsProcessors
     output_scores: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether no code of the caller runs between two tokens, which might change the model."""
+        return self.stream.is_passive and not self.processors.custom
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.inference.generation.one_token import decodes_as_text_model, is_pre_norm, plain_core, projections
+from zoo.inference.generation.one_token import (
+    embedding_and_context,
+    is_plain_block,
+    plain_core,
+    projections,
+    stack_of,
+)
 from zoo.inference.generation.row_functions import Rows, by_rows, hidden_step
+from zoo.inference.generation.static_state import Carried, StaticMemory, static_state, tensors_of
 from zoo.inference.optimized_parts import JoinedProjections, is_called_plainly
 from zoo.inference.packed_linear import FusedActivationLinear
 from zoo.models.base import Model
-from zoo.models.text import TextModel
+from zoo.models.bridge.model import Bridge
 from zoo.nn.attention import Attention, is_plain_linear
 from zoo.nn.block import Block
 from zoo.nn.context import Context
 from zoo.nn.kernels import HALF
 from zoo.nn.kv_cache import (
+    EncoderDecoderState,
     KVCache,
     LayerState,
     LinearAttentionState,
+    RecurrentState,
     StackState,
     StaticKVCache,
     StaticMaskView,
@@ -34,10 +43,10 @@ from zoo.nn.kv_cache import (
 )
 from zoo.nn.masks import CAUSAL, Mask, MaskView, as_mask
 from zoo.nn.mlp import ACTIVATIONS, MLP
+from zoo.nn.position_biases import BiasView
 from zoo.nn.rotary import Rotary
-from zoo.nn.sdpa import fold_groups
-from zoo.nn.stack import Stack
-from zoo.nn.window_cache import WindowCache
+from zoo.nn.sdpa import attend_to_all, fold_groups
+from zoo.nn.softmax_attention import SoftmaxAttention
 
 # Which kernels a step consists of; each kernel less saves microseconds of every layer.
 FLASH = True  # half precision on a GPU: attention reads only the tokens that are there, without a mask
@@ -45,12 +54,13 @@ FLASH_WITH_SHARED_HEADS = False  # also where queries share keys, which takes fl
 GELU_IN_PRODUCT = True  # on a GPU: bias and tanh GELU are a part of the product before
 ADD_IN_PRODUCT = True  # products without a bias are added to the residual stream by the same kernel
 
-Attend = Callable[[Tensor, Rotary | None], Tensor]
+Attend = Callable[[Tensor, Context], Tensor]
+Add = Callable[[Tensor, Tensor], Tensor]  # a residual x [B, D] and what is added to it, or what its product is of
 
 
 def can_decode_statically(model: Model) -> bool:
     """Whether all that a step of the model runs is known, so that it may be recorded once and replayed."""
-    if not isinstance(model, TextModel) or not decodes_as_text_model(model) or type(model.blocks) is not Stack:
+    if isinstance(model, Bridge) or stack_of(model) is None:
         return False
     if torch.is_autocast_enabled(model.device.type):
         return False
@@ -97,20 +107,28 @@ class StaticStep:
     """Reads the tokens `ids` [B, 1] at `positions` [B, 1], writes the scores of the next ones [B, V], and advances the
     positions.
 
-    capacity: the most tokens of a row.
+    capacity: the most tokens of a row. memory: what a decoder reads of its encoder.
     """
 
-    def __init__(self, model: TextModel, ids: Tensor, positions: Tensor, scores: Tensor, capacity: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        ids: Tensor,
+        positions: Tensor,
+        scores: Tensor,
+        capacity: int,
+        memory: StaticMemory | None = None,
+    ) -> None:
+        stack = stack_of(model)
+        assert stack is not None
         self.model, self.ids, self.positions, self.scores = model, ids, positions, scores
-        self.capacity = capacity
+        self.capacity, self.memory = capacity, memory
         self.like = model.tokens.word.weight
-        self.state = static_state(model.new_state(len(ids), 1), positions, capacity, self.like)
-        self.sums = [
-            (layer.mixer, layer.mixer.top, layer.mixer.sum)
-            for layer in self.state
-            if isinstance(layer.mixer, LinearAttentionState)
-        ]
-        self.context = model.context(torch.arange(capacity, device=ids.device))
+        self.state = static_state(stack.new_state(len(ids), 1, self.like), positions, capacity, self.like)
+        caches = [cache for layer in self.state for cache in (layer.mixer, layer.mlp)]
+        self.carried = [Carried(c) for c in caches if isinstance(c, LinearAttentionState | RecurrentState)]
+        self.embed, context_of = embedding_and_context(model)
+        self.context = context_of(torch.arange(capacity, device=ids.device))
         if self.context.memory is not None:
             raise NotImplementedError("a decoder with an encoder")
         tables = self.context.rotary if isinstance(self.context.rotary, tuple) else (self.context.rotary,)
@@ -119,8 +137,8 @@ class StaticStep:
         self.used = torch.zeros(len(ids), dtype=torch.int32, device=ids.device)  # tokens of each row in this step
         self.masks: dict[Mask, tuple[StaticMaskView, Tensor]] = {}  # of each pattern, with its values as a bias
         self.zero, self.lowest = self.like.new_tensor(0.0), self.like.new_tensor(-torch.inf)
-        self.blocks = [self.static_block(block, layer) for block, layer in zip(model.blocks, self.state, strict=True)]
-        self.norm = (lambda x: x) if model.blocks.norm is None else by_rows(model.blocks.norm)
+        self.blocks = [self.static_block(block, i) for i, block in enumerate(stack)]
+        self.norm = (lambda x: x) if stack.norm is None else by_rows(stack.norm)
 
     def load(self, state: StackState, keep: Tensor | None) -> None:
         """Begin with the tokens of a state; keep [B, N]: which of them are real. Rows are stored without padding."""
@@ -130,42 +148,59 @@ class StaticStep:
         else:
             self.positions.copy_(keep.sum(1, keepdim=True))
             order = (~keep).byte().argsort(dim=1, stable=True)
+        caches = [cache for layer in state for cache in (layer.mixer, layer.mlp)]
         for own, other in zip(self.state, state, strict=True):
             if isinstance(own.mixer, StaticKVCache):
                 assert isinstance(other.mixer, KVCache)
                 own.mixer.load(other.mixer, order)
-            else:
-                assert isinstance(own.mixer, LinearAttentionState) and isinstance(other.mixer, LinearAttentionState)
-                own.mixer.top.copy_(other.mixer.top)
-                own.mixer.sum.copy_(other.mixer.sum)
+        found = [tensors_of(c) for c in caches if isinstance(c, LinearAttentionState | RecurrentState)]
+        for carried, tensors in zip(self.carried, found, strict=True):
+            carried.load(tensors)
+        if self.memory is not None:
+            assert isinstance(state, EncoderDecoderState)
+            self.memory.load(state)
 
     def load_static(self, other: "StaticStep") -> None:
-        """Continue from a step of less capacity with the same positions."""
+        """Continue from a step of less capacity with the same positions, and the same memory of an encoder."""
         for own, layer in zip(self.state, other.state, strict=True):
             if isinstance(own.mixer, StaticKVCache) and isinstance(layer.mixer, StaticKVCache):
                 own.mixer.keys_and_values.zero_()
                 own.mixer.keys_and_values[:, :, : other.capacity] = layer.mixer.keys_and_values
-        for (_, top, total), (_, other_top, other_total) in zip(self.sums, other.sums, strict=True):
-            top.copy_(other_top)
-            total.copy_(other_total)
+        for carried, before in zip(self.carried, other.carried, strict=True):
+            carried.load(before.own)
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i continues from row index[i], which reads the same states of an encoder."""
+        for layer in self.state:
+            if isinstance(layer.mixer, StaticKVCache):
+                layer.mixer.reorder(index)
+        for carried in self.carried:
+            carried.reorder(index)
+        self.positions.copy_(self.positions.index_select(0, index))
 
     def __call__(self) -> None:
-        model, positions = self.model, self.positions
-        x = model.embed(self.ids, positions)[:, 0]
+        positions = self.positions
+        x = self.embed(self.ids, positions)[:, 0]
         context = self.context_at(positions)
         torch.add(positions[:, 0], 1, out=self.used)
+        shown = self.bias_at(positions) if self.masks else self.zero
         for view, bias in self.masks.values():
             seen = view.inner == CAUSAL  # without the kernels of index functions
             allowed = (self.keys <= positions)[:, None, None] if seen else view.dense(1, self.capacity, bias.device)
-            torch.where(allowed, self.zero, self.lowest, out=bias)
+            torch.where(allowed, shown, self.lowest, out=bias)
         for i, block in enumerate(self.blocks):
             x = block(x, context.layer(i))
-        self.scores.copy_(model.head(self.norm(x)))  # type: ignore[misc]
-        for state, top, total in self.sums:
-            top.copy_(state.top)
-            total.copy_(state.sum)
-            state.top, state.sum = top, total
+        self.scores.copy_(self.model.head(self.norm(x)))
+        for carried in self.carried:
+            carried.keep()
         positions.add_(1)
+
+    def bias_at(self, positions: Tensor) -> Tensor:
+        """The position bias of one token of each row to all places [B or 1, H, 1, M]; 0 without one."""
+        if self.context.bias is None:
+            return self.zero
+        bias = BiasView(self.context.bias, positions, None, None)
+        return bias.dense(1, self.capacity, positions.device).to(self.like.dtype)
 
     def context_at(self, positions: Tensor) -> Context:
         """The context of one token of each row: the rotary tables of all positions are computed once."""
@@ -178,25 +213,64 @@ class StaticStep:
         return replace(self.context, mask=MaskView(as_mask(self.context.mask)), rotary=turned)
 
     def bias_of(self, mask: Mask) -> Tensor:
-        """The tensor that holds the values of a mask in each step: 0, or -inf where it hides [B, 1 or H, 1, M]."""
+        """The tensor that holds the values of a mask in each step, with the position bias: -inf where it hides
+        [B, 1 or H, 1, M]."""
         if mask not in self.masks:
-            view = StaticMaskView.of(mask, self.positions)
-            self.masks[mask] = view, self.like.new_zeros(view.dense(1, self.capacity, self.positions.device).shape)
+            view, device = StaticMaskView.of(mask, self.positions), self.positions.device
+            shapes = view.dense(1, self.capacity, device).shape, self.bias_at(self.positions).shape
+            self.masks[mask] = view, self.like.new_zeros(torch.broadcast_shapes(*shapes))
         return self.masks[mask][1]
 
-    def static_block(self, block: Block, layer: LayerState) -> Callable[[Tensor, Context], Tensor]:
-        """A function (x [B, D], context) -> [B, D] of one block."""
-        plain = self.context.bias is None and is_pre_norm(block)
+    def static_block(self, block: Block, number: int) -> Callable[[Tensor, Context], Tensor]:
+        """A function (x [B, D], context) -> [B, D] of one block. Raises NotImplementedError for cross-attention that
+        has to be called as a module."""
+        layer = self.state[number]
+        plain = is_plain_block(block) and block.order != "sandwich" and not block.shifts_tokens
         attend = self.static_attention(block.mixer, layer.mixer) if plain else None
-        if attend is None:
+        if block.cross is None and attend is None:
             return lambda x, context: block(x[:, None], context, layer)[:, 0]
+        cross = None if block.cross is None else self.static_cross(block.cross, number)
+        if not plain or (cross is None) != (block.cross is None):
+            raise NotImplementedError(f"a {type(block.mixer).__name__} block with cross-attention of another kind")
+        add_attention: Add = torch.add
+        if attend is None:  # other kinds than softmax, which compute their last product themselves
+            attend = whole_mixer(block.mixer, layer)
+        else:
+            add_attention = add_product(block.mixer.out)  # type: ignore[arg-type]
         norm1, norm2 = by_rows(block.norm1), by_rows(block.norm2)  # type: ignore[arg-type]
-        out: Any = block.mixer.out
-        add_attention, (hidden, add_hidden) = add_product(out), mlp_parts(block.mlp)  # type: ignore[arg-type]
+        hidden, add_hidden = mlp_parts(block.mlp)  # type: ignore[arg-type]
+        cross_norm: Rows = (lambda x: x) if block.cross_norm is None else by_rows(block.cross_norm)
 
-        def step(x: Tensor, context: Context) -> Tensor:
-            x = add_attention(x, attend(norm1(x), context.rotary))  # type: ignore[arg-type]
+        def pre_norm(x: Tensor, context: Context) -> Tensor:
+            x = add_attention(x, attend(norm1(x), context))
+            if cross is not None:
+                x = cross(x, cross_norm(x))
             return add_hidden(x, hidden(norm2(x)))
+
+        def post_norm(x: Tensor, context: Context) -> Tensor:
+            x = norm1(add_attention(x, attend(x, context)))
+            if cross is not None:
+                x = cross_norm(cross(x, x))
+            return norm2(add_hidden(x, hidden(x)))
+
+        return pre_norm if block.order == "pre" else post_norm
+
+    def static_cross(self, attention: nn.Module, number: int) -> Add | None:
+        """A function (x, h) -> x + softmax attention of h to the encoder's states, both [B, D]; None for other
+        attention."""
+        core, memory = plain_core(attention), self.memory
+        if type(core) is not SoftmaxAttention or core.spec.softcap is not None or memory is None:
+            return None
+        parts: Any = attention
+        if "q" not in parts._modules:
+            return None
+        project, add, norm, scale = by_rows(parts.q), add_product(parts.out), parts.q_norm, core.scale
+        heads, dim, (k, v) = core.spec.heads, parts.head_dim, memory.layers[number]
+
+        def step(x: Tensor, h: Tensor) -> Tensor:
+            q = project(h).view(len(k), memory.copies, heads, dim).transpose(1, 2)  # R H c P
+            y = attend_to_all(q if norm is None else norm(q), k, v, scale, memory.bias)
+            return add(x, y.transpose(1, 2).reshape(len(x), -1))
 
         return step
 
@@ -208,14 +282,16 @@ class StaticStep:
             return None
         assert isinstance(attention, Attention)
         mask = as_mask(self.context.mask) & core.pattern
-        if not sees_itself(mask):
+        biased = self.context.bias is not None
+        if not sees_itself(mask) or (biased and attention.kept_heads is not None):
             return None  # rows without any key are set to zero there
         queries, values = core.spec.heads, core.spec.kv_heads
         q_norm, k_norm = attention.q_norm, attention.k_norm
         project, joined = projections(attention), joined_heads(attention)
         attend = self.attend_function(mask, core.scale, cache, queries != values)
 
-        def step(x: Tensor, rotary: Rotary | None) -> Tensor:
+        def step(x: Tensor, context: Context) -> Tensor:
+            rotary: Any = context.rotary
             if joined is not None and k_norm is None:
                 heads = joined(x)
                 rotate_in_place(heads[:, :-values], rotary)
@@ -238,10 +314,16 @@ class StaticStep:
         shared: whether several query heads share those of the cache.
         """
         k, v = cache.k, cache.v
-        if FLASH and mask == CAUSAL and (not shared or FLASH_WITH_SHARED_HEADS) and has_flash(k):
+        unbiased = self.context.bias is None
+        if FLASH and unbiased and mask == CAUSAL and (not shared or FLASH_WITH_SHARED_HEADS) and has_flash(k):
             return FlashToUsed(self.used, k, v, scale)
         bias = self.bias_of(mask)
         return lambda q: F.scaled_dot_product_attention(fold_groups(q, k), k, v, bias, scale=scale)
+
+
+def whole_mixer(mixer: nn.Module, layer: LayerState) -> Attend:
+    """A mixer with its last product, called as a module: x [B, D] -> [B, D]."""
+    return lambda x, context: mixer(x[:, None], context, layer)[:, 0]
 
 
 def joined_heads(attention: Attention) -> Rows | None:
@@ -284,7 +366,7 @@ def has_flash(k: Tensor) -> bool:
     return torch.cuda.get_device_capability(k.device) >= (8, 0) and torch.backends.cuda.is_flash_attention_available()
 
 
-def add_product(linear: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def add_product(linear: nn.Module) -> Add:
     """A function (x, y) -> x + linear(y) of rows, which may write to x."""
     if ADD_IN_PRODUCT and is_called_plainly(linear) and is_plain_linear(linear) and linear.bias is None:
         weight: Any = linear.weight
@@ -293,7 +375,7 @@ def add_product(linear: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: x + product(y)
 
 
-def mlp_parts(mlp: nn.Module) -> tuple[Rows, Callable[[Tensor, Tensor], Tensor]]:
+def mlp_parts(mlp: nn.Module) -> tuple[Rows, Add]:
     """Two functions of an MLP of rows: its hidden features, and what adds their product to x."""
     if type(mlp) is not MLP or not is_called_plainly(mlp):
         return by_rows(mlp), torch.add
@@ -303,18 +385,3 @@ def mlp_parts(mlp: nn.Module) -> tuple[Rows, Callable[[Tensor, Tensor], Tensor]]
     if fused and FusedActivationLinear.supports(up.weight, "gelu_tanh", "one"):
         return FusedActivationLinear(up.weight, up.bias, "gelu_tanh").forward, add_product(mlp.down)
     return hidden_step(mlp), add_product(mlp.down)
-
-
-def static_state(state: StackState, positions: Tensor, capacity: int, like: Tensor) -> StackState:
-    """The same kinds of caches, with fixed shapes and addresses. Raises NotImplementedError for other kinds."""
-    found = StackState()
-    for layer in state:
-        mixer = layer.mixer
-        if isinstance(mixer, KVCache) and type(mixer) in (KVCache, WindowCache):  # all tokens, a window under its mask
-            batch, heads, _, dim = mixer.k.shape
-            mixer = StaticKVCache(batch, heads, capacity, dim, like, positions)
-        elif type(mixer) is not LinearAttentionState:
-            raise NotImplementedError(f"a cache of type {type(mixer).__name__}")
-        found.append(LayerState(mixer))
-    found.is_static = any(isinstance(layer.mixer, StaticKVCache) for layer in found)
-    return found
