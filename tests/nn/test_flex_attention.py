@@ -200,6 +200,39 @@ def test_the_choice_explains_itself(monkeypatch):
     assert "no flex: no triton" in explain_kernel(q, k, v, Window(30, 30), None, 0.0, NO_MASK).reason
 
 
+def test_what_a_gpu_lacks_is_said_once(monkeypatch):
+    kernels.warn_once.cache_clear()
+    q, k, v = inputs()
+    expected = attend(q, k, v, Window(30, 30), None, SCALE)
+    choose_flex_on_cpu(monkeypatch, missing={"flex": "torch cannot compile here: the package triton is not installed"})
+    with pytest.warns(UserWarning, match=rf"table of {N} queries and {N} keys.*cannot compute.*triton is not") as found:
+        for _ in range(2):
+            assert torch.equal(attend(q, k, v, Window(30, 30), None, SCALE), expected)
+    assert len(found) == 1
+    choose_flex_on_cpu(monkeypatch)
+    wide = inputs(dim=264)
+    with pytest.warns(UserWarning, match="it takes head dimensions up to 256, not 264"):
+        attend(*wide, Window(30, 30), None, SCALE)
+    kernels.warn_once.cache_clear()
+
+
+def test_no_scores_beyond_the_limit(monkeypatch):
+    """Where no fused kernel serves: torch's plain form, and soft caps without flex_attention."""
+    q, k, v = inputs()
+    monkeypatch.setattr(kernels, "MAX_SCORES", 2 * 4 * N * N - 1)
+    attend(q, k, v, CAUSAL, None, SCALE)  # on a CPU, which has more memory and waits for nobody
+    choose_flex_on_cpu(monkeypatch)
+    attend(q, k, v, CAUSAL, None, SCALE)
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *args, **options: 0)
+    for mask in (NO_MASK, CAUSAL):
+        with pytest.raises(ValueError, match=r"no fused kernel takes it here \(torch's fused kernels, with"):
+            attend(q, k, v, mask, None, SCALE)
+    with pytest.raises(ValueError, match=r"takes it here \(torch's fused kernels do not cap scores"):
+        attend(q, k, v, NO_MASK, None, SCALE, softcap=5.0)
+    attend(q[:, :, :1], k, v, NO_MASK, None, SCALE)
+    attend(q, k, v, Window(30, 30), None, SCALE)  # flex_attention
+
+
 def test_errors_of_the_attention_itself_are_raised(monkeypatch):
     choose_flex_on_cpu(monkeypatch)
     monkeypatch.setattr(flex_attention, "compiled", lambda key, scale: lambda *args: 1 / 0)

@@ -8,6 +8,7 @@ from zoo.nn.kernels import (
     AttentionCall,
     Capabilities,
     capabilities,
+    check_scores,
     choose,
     missing_on_cuda,
     packed_window,
@@ -82,3 +83,13 @@ def test_windows_of_packed_rows():
     assert packed_window(Window(5, 2) & Window(3, 4)) == (3, 2)
     assert packed_window(Window(5, 2) & PaddingMask(torch.ones(1, 3))) is None
     assert packed_window(Window(2, 2) | Strided(4)) is None
+
+
+def test_scores_are_written_out_up_to_a_limit():
+    call = CALL._replace(ragged=False, queries=16384, keys=16384, head_dim=320)
+    check_scores(call, 2, "math", "")  # 2 x 8 x 16,384 x 16,384 are the limit
+    check_scores(call, 64, "flash", "")
+    for kernel in ("math", "plain"):
+        message = r"with 8 heads of 320 in bfloat16 and 3 rows, writes out 6,442,450,944 scores.*takes it here \(why\)"
+        with pytest.raises(ValueError, match=message + r".*limit on a GPU is 4,294,967,296.*attention='local'"):
+            check_scores(call, 3, kernel, "why")

@@ -36,6 +36,9 @@ FLEX_MAX_HEAD_DIM = 256
 TORCH = (int(torch.__version__.split(".")[0]), int(torch.__version__.split(".")[1]))
 BUILD = "ROCm" if torch.version.hip else "" if torch.backends.cuda.is_flash_attention_available() else "no flash"
 TRITON = importlib.util.find_spec("triton") is not None
+# Scores of all queries and keys that are written out on a GPU where no fused kernel serves: 8 GB in bfloat16, and
+# several times that with the softmax and a backward pass.
+MAX_SCORES = 1 << 32
 KERNELS = ("varlen", "flex", "flash", "cudnn", "efficient", "math")  # that a device may have or not
 KernelName = Literal[
     "plain", "sdpa", "varlen", "padded", "groups", "flex", "tiles", "flash", "cudnn", "efficient", "math"
@@ -130,16 +133,23 @@ def plain_in_half(queries: int, keys: int) -> bool:
 
 def flex_obstacle(record: Capabilities, call: AttentionCall) -> str:
     """Why flex_attention cannot serve; empty if it can."""
-    if not record.has("flex"):
-        return record.missing["flex"]
-    if call.dtype not in (*HALF, torch.float32):
-        return f"it takes float32, bfloat16 and float16, not {str(call.dtype).removeprefix('torch.')}"
-    if call.head_dim > FLEX_MAX_HEAD_DIM:
-        return f"it takes head dimensions up to {FLEX_MAX_HEAD_DIM}, not {call.head_dim}"
-    if call.dropout:
-        return "it has no dropout on the attention weights"
     if min(call.queries, call.keys) < FLEX_MIN_LENGTH:
         return f"below {FLEX_MIN_LENGTH} queries and keys a table is as fast"
+    if limit := flex_limit(record, call):
+        return limit
+    if call.dtype not in (*HALF, torch.float32):
+        return f"it takes float32, bfloat16 and float16, not {str(call.dtype).removeprefix('torch.')}"
+    if call.dropout:
+        return "it has no dropout on the attention weights"
+    return ""
+
+
+def flex_limit(record: Capabilities, call: AttentionCall) -> str:
+    """Why flex_attention takes nothing here: because of the GPU or of the head dimension; empty if it does."""
+    if not record.has("flex"):
+        return record.missing["flex"]
+    if call.head_dim > FLEX_MAX_HEAD_DIM:
+        return f"it takes head dimensions up to {FLEX_MAX_HEAD_DIM}, not {call.head_dim}"
     return ""
 
 
@@ -184,6 +194,19 @@ def tiles_obstacle(record: Capabilities, call: AttentionCall) -> str:
     if call.dropout or call.bias != "none" or call.softcap is not None:
         return "it has no dropout on the attention weights, adds no position bias and does not cap scores"
     return ""
+
+
+def check_scores(call: AttentionCall, rows: int, kernel: KernelName, reason: str) -> None:
+    """Raise ValueError where a kernel writes out more than `MAX_SCORES` scores of so many rows."""
+    scores = rows * call.heads * call.queries * call.keys
+    if kernel in ("plain", "math") and scores > MAX_SCORES:
+        dtype = str(call.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"this attention of {call.queries:,} queries and {call.keys:,} keys, with {call.heads} heads of "
+            f"{call.head_dim} in {dtype} and {rows} rows, writes out {scores:,} scores: no fused kernel takes it here "
+            f"({reason}), and the limit on a GPU is {MAX_SCORES:,}. Use bfloat16, float16 or float32, heads of at most "
+            "256 that are a multiple of 8, fewer or shorter rows, or attention='local' or 'linear'"
+        )
 
 
 @cache

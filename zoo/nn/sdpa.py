@@ -166,7 +166,14 @@ def choose_kernel(
     plain = chosen == "plain"
     if plain and causal:
         allowed = CAUSAL.dense(queries, keys, q.device)
-    return Kernel(allowed, causal, fully_masked, plain, shared, None, reason or why)
+    kernel = Kernel(allowed, causal, fully_masked, plain, shared, None, reason or why)
+    if (
+        record.device == "cuda"
+        and not torch.compiler.is_compiling()
+        and call.heads * queries * keys * q.shape[0] > kernels.MAX_SCORES
+    ):
+        kernels.check_scores(call, q.shape[0], *chosen_by_torch(q, k, v, kernel, dropout))
+    return kernel
 
 
 def explain_kernel(
@@ -183,8 +190,15 @@ def explain_kernel(
     kernel = choose_kernel(q, k, v, mask, bias, dropout, pattern, softcap)
     if kernel.flex is not None or kernel.tiles is not None:
         return kernels.Choice("flex" if kernel.tiles is None else "tiles", kernel.reason)
-    if kernel.packed is not None or kernel.plain:
-        return kernels.Choice("plain" if kernel.plain else "varlen", kernel.reason)
+    if kernel.packed is not None:
+        return kernels.Choice("varlen", kernel.reason)
+    return chosen_by_torch(q, k, v, kernel, dropout)
+
+
+def chosen_by_torch(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, dropout: float) -> kernels.Choice:
+    """Which of its fused kernels torch takes, if the choice is left to it, and why."""
+    if kernel.plain:
+        return kernels.Choice("plain", kernel.reason)
     options = (kernel.allowed, dropout, kernel.causal)
     number = torch._fused_sdp_choice(q, k, v, *options, enable_gqa=kernel.shared)
     form = "a causal mask" if kernel.causal else "no mask" if kernel.allowed is None else "a mask of all pairs"
@@ -207,6 +221,12 @@ def choose_flex(
     """What flex_attention needs, if it serves, else None; and the reason."""
     choice = kernels.choose(record, call)
     if choice.kernel != "flex":
+        limit = kernels.flex_limit(record, call) if call.pattern else ""
+        if limit and min(call.queries, call.keys) >= kernels.FLEX_MIN_LENGTH and not torch.compiler.is_compiling():
+            kernels.warn_once(
+                f"masks that are patterns, and position biases, are written out as a table of {call.queries:,} queries "
+                f"and {call.keys:,} keys, as flex_attention cannot compute them here: {limit}"
+            )
         return None, choice.reason
     try:
         return flex_kernel(q, k, call.mask, bias, call.softcap), choice.reason
