@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from zoo.data.sources.csv_format import CsvFormat, find_format, has_header
+from zoo.data.sources.csv_format import CsvFormat, find_format, has_header, read_rows
 
 ROWS = [["text", "label"], ["good, really; or not", "1"], ["bad", "0"], ['she said "no"', "0"]]
 
@@ -61,6 +61,28 @@ def test_lines_above_the_header_are_not_a_single_column() -> None:
 ])  # fmt: skip
 def test_quotes_and_first_lines(text: str, expected: list[list[str]]) -> None:
     assert cells(text) == expected
+
+
+@pytest.mark.parametrize("texts", [
+    ['"I am here.', "Where are", 'you too."', "two"],  # read as quotes, three lines would be one cell
+    ['"Look here" he says', "two"],
+    ['"', "a 5\" screen", "two"],
+    ['"Look", he says, "there"', '"No", she says, "here"'],  # in all lines, the first included, with the same commas
+])  # fmt: skip
+def test_quotes_are_letters_in_lines_of_cells_between_tabs(texts: list[str]) -> None:
+    rows = [[text, f"{text} x"] for text in texts]
+    for table in (rows, [["source", "target"], *rows]):
+        text = "".join("\t".join(row) + "\n" for row in table)
+        fmt, found = read_rows(text, find_format(text, "\t"))
+        assert [cells for _, cells in found] == table
+        assert fmt == CsvFormat("\t", quote=None)
+
+
+@pytest.mark.parametrize(
+    "text", ['a\tb\n"x\ny"\tz\n', 'a\tb\n"x\ty"\tz\n', 'a\tb\n"x ""y"""\tz\n', '"a"\n"b\tc"\n"d"\n']
+)
+def test_quoted_cells_between_tabs_stay_quoted(text: str) -> None:
+    assert read_rows(text, CsvFormat("\t"))[0] == CsvFormat("\t")
 
 
 def test_lines_are_counted_from_the_first_of_the_file() -> None:

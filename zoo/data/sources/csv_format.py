@@ -33,13 +33,13 @@ class CsvFormat:
 
     Attributes:
         sep: The separator of its cells.
-        quote: The character around cells with separators or line breaks.
+        quote: The character around cells with separators or line breaks; None if quotes are letters like others.
         escape: The character before a quote inside of a quoted cell; None if such quotes are doubled.
         first: Number of lines before the table: 1 for the line `sep=;` of Excel.
     """
 
     sep: str
-    quote: str = '"'
+    quote: str | None = '"'
     escape: str | None = None
     first: int = 0
 
@@ -54,7 +54,8 @@ class CsvFormat:
         for _ in range(self.first):
             stream.readline()
         reader = csv.reader(stream, delimiter=self.sep, quotechar=self.quote, escapechar=self.escape,
-                            doublequote=self.escape is None, strict=True)  # fmt: skip
+                            doublequote=self.escape is None, strict=True,
+                            quoting=csv.QUOTE_NONE if self.quote is None else csv.QUOTE_MINIMAL)  # fmt: skip
         start = 1
         try:
             for cells in reader:
@@ -92,18 +93,46 @@ def find_format(text: str, preferred: str, sep: str = "auto") -> CsvFormat:
     opening = next((line for line in lines[base.first :] if line.strip()), "").strip()
     styles = [replace(base, quote="'")] if len(opening) > 2 and opening[0] == opening[-1] == "'" else []
     styles += [base, *([replace(base, escape="\\")] if '\\"' in text[:_SAMPLE] else [])]
+    tabs = _Sample.of(text, replace(base, sep="\t", quote=None)) if "\t" in seps else None
     samples = {}
     for style in styles:
         samples[style] = [_Sample.of(text, replace(style, sep=sep)) for sep in seps]
         if fitting := [s for s in samples[style] if s.fits and (style.quote == '"' or s.all_quoted)]:
+            if preferred == "\t" and tabs and tabs.fits and all(s.fmt.sep != "\t" for s in fitting):
+                return tabs.fmt
             # max() keeps the first of equals, which is the preferred one
             return max(fitting, key=lambda s: s.typed).fmt
     plain = samples[base]
+    if tabs and tabs.fits:
+        return tabs.fmt
     if len(seps) == 1:
         return plain[0].fmt
     if several := [s for s in plain if s.width > 1] or [s for s in plain if s.below_fits]:
         return max(several, key=lambda s: s.share).fmt
     return replace(base, sep=_NO_SEPARATOR)
+
+
+def read_rows(text: str, fmt: CsvFormat) -> tuple[CsvFormat, list[tuple[int, list[str]]]]:
+    """(format, rows) of a file. Quotes are letters if cells are separated by tabs and its lines say so.
+
+    Most programs that write tables separated by tabs know no quotes (Tatoeba, OPUS, GLUE). Where two lines begin and
+    end a text with a quote, reading quotes would make one cell of all that is between them, without an error.
+
+    Raises: CsvLineError.
+    """
+    plain = replace(fmt, quote=None, escape=None)
+    if fmt.sep != "\t" or fmt.quote is None or fmt.quote not in text:
+        return fmt, list(fmt.rows(text))
+    unquoted = list(plain.rows(text))
+    width = len(unquoted[0][1]) if unquoted else 0
+    one_per_line = width > 1 and all(len(cells) == width for _, cells in unquoted)
+    try:
+        rows = list(fmt.rows(text))
+    except CsvLineError:
+        if one_per_line:
+            return plain, unquoted
+        raise
+    return (plain, unquoted) if one_per_line and len(unquoted) != len(rows) else (fmt, rows)
 
 
 @dataclass(frozen=True)
@@ -155,7 +184,7 @@ class _Sample:
     @property
     def all_quoted(self) -> bool:
         """Whether no quote is left in the cells of the first row."""
-        return not any(cell.startswith(self.fmt.quote) for cell in self.rows[0])
+        return not any(cell.startswith(self.fmt.quote or '"') for cell in self.rows[0])
 
     @property
     def typed(self) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.data.sources.csv_format import SEPARATORS, CsvFormat, CsvLineError, find_format, fits, has_header
+from zoo.data.sources.csv_format import SEPARATORS, CsvFormat, CsvLineError, find_format, fits, has_header, read_rows
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.text_encoding import DecodedText, decode_text
 from zoo.utils.console import announce
@@ -178,7 +178,7 @@ def _read_csv(file: Path, found: DecodedText, preferred: str, header: Header, se
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
         fmt = find_format(found.text, preferred, sep)
-        rows = list(fmt.rows(found.text))
+        fmt, rows = read_rows(found.text, fmt)
     except CsvLineError as error:
         raise DataError(f"{file}, line {error.line}: {error}; double the quotes inside a quoted text") from None
     finally:
@@ -225,7 +225,7 @@ def _announce_format(file: Path, found: DecodedText, fmt: CsvFormat, named: bool
     if found.encoding == "utf-8" and not (other_sep or other_quotes or no_header):
         return
     cells = "as one column" if fmt.one_column else f"separated by {_SEP_NAMES.get(fmt.sep, repr(fmt.sep))}"
-    quotes = "" if fmt.quote == '"' else f" and quoted by {fmt.quote!r}"
+    quotes = "" if fmt.quote == '"' else f" and quoted by {fmt.quote!r}" if fmt.quote else " alone (quotes are letters)"
     quotes += "" if fmt.escape is None else " and with quotes escaped by backslashes"
     text = f"{file.name}: read as {found.encoding}, {cells}{quotes}, with{'' if named else 'out'} a header"
     text += _guess_hint(found) if found.example else ""
