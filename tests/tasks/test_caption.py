@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from zoo.tasks.caption import FLOOR, CaptionTask, UnseenPairBias
 from zoo.tasks.image_text import ImageTextTask
 
@@ -61,3 +62,11 @@ def test_it_counts_in_training_alone() -> None:
         for one in (task, plain):
             one.scores_of_evaluation = one.predict(one.model, batch).x
     assert torch.equal(task.scores_of_evaluation, plain.scores_of_evaluation)
+
+
+def test_more_beams_than_tokens_are_refused_before_the_training() -> None:
+    model = zoo.create_model("blip_nano", seed=0)
+    tokens_of = model.config.part_of("decoder_input_ids").vocab_size
+    CaptionTask(model, generation={"num_beams": tokens_of})
+    with pytest.raises(ValueError, match=f"num_beams={tokens_of + 1}: expected at most {tokens_of}"):
+        CaptionTask(model, generation={"num_beams": tokens_of + 1})

@@ -104,6 +104,7 @@ def test_rows_of_a_batch() -> None:
 
 @pytest.mark.parametrize(("options", "says"), [
     ({"label_smoothing": 1.0}, "label_smoothing=1.0"), ({"text_metric": BLEU}, "give both or none"),
+    ({"generation": {"num_beams": 61}}, "num_beams=61: expected at most 60, the size of the vocabulary"),
 ])  # fmt: skip
 def test_options_that_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):

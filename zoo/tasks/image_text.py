@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchmetrics import Metric
 
+from zoo.inference.generation.beam_search import check_beams
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
@@ -67,6 +68,7 @@ class ImageTextTask(CausalLMTask):
         self.types, self.groups, self.control = list(types), dict(groups or {}), control
         self.text_metric, self.references, self.val_samples = text_metric, references or {}, val_samples
         self.generation = {"num_beams": 1, "max_new_tokens": 64} | dict(generation or {})
+        check_beams(self.generation["num_beams"], getattr(model, "config", None))  # not after the training
         self.text_metrics: dict[str, Metric] = {}
         self.predictions: dict[int, str] = {}
         self.wrong: list[int] = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from zoo.inference.generation.beam_search import check_beams
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.nn.losses.cross_entropy import IGNORED
@@ -57,7 +58,7 @@ class Seq2SeqTask(Task):
             module has one: `task.augment = data.augment`.
 
     Source: label smoothing as in Vaswani et al. 2017, section 5.4, https://arxiv.org/abs/1706.03762.
-    Raises: ValueError for a model without `decoder_start_token_id`.
+    Raises: ValueError for a model without `decoder_start_token_id`, or more beams than it has tokens.
     """
 
     augment: Augmentation | None = None
@@ -83,6 +84,7 @@ class Seq2SeqTask(Task):
         self.label_smoothing, self.val_samples = label_smoothing, val_samples
         self.text_metric, self.references = text_metric, references or {}
         self.generation = {"num_beams": 1, "max_new_tokens": 128} | dict(generation or {})
+        check_beams(self.generation["num_beams"], config)  # not after the training
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
         self.predictions: dict[int, str] = {}
 

@@ -1,7 +1,7 @@
 """Beam search: the most probable continuations."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def search(task: "GenerationTask", options: BeamOptions) -> tuple[Tensor, Tensor
     Finished texts are stored with their score divided by length ** length_penalty. The search ends when no
     unfinished text has a better current score than the worst of `beams` finished ones.
     """
-    check_beams(options.num_beams, task.prompt.model.config.part_of("decoder_input_ids").vocab_size)
+    check_beams(options.num_beams, task.prompt.model.config)
     session, logits = task.prompt.repeated(options.num_beams).read()
     with reading_by_graphs(session, logits, task.prompt.room, alone=task.alone):
         return search_from(task, options, session, logits)
@@ -108,8 +108,10 @@ def search_from(
     return finished.tokens[:, :copies, :length].flatten(0, 1), log_probs, finished.scores[:, :copies].flatten()
 
 
-def check_beams(beams: int, vocabulary: int) -> None:
-    """Raises ValueError for more beams than there are first tokens."""
+def check_beams(beams: int, config: Any) -> None:
+    """Raises ValueError for more beams than the model has first tokens. config: that of the model."""
+    part = config.part_of("decoder_input_ids") if hasattr(config, "part_of") else config
+    vocabulary = getattr(part, "vocab_size", beams)
     if beams > vocabulary:
         raise ValueError(f"num_beams={beams}: expected at most {vocabulary}, the size of the vocabulary")
 
