@@ -108,7 +108,7 @@ def has_head(model: nn.Module) -> bool:
 def scores_of(output: Any, stack: str) -> Any:
     """What the lens reads of an output, for a block of the stack of this name."""
     if isinstance(output, TextAndImageLogits):
-        return {"text": output.text, "image": output.image}
+        return dict(vars(output))
     if not isinstance(output, ContrastiveOutput):
         return output
     tower = stack.partition(".")[0]

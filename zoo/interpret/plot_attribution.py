@@ -32,7 +32,7 @@ def plot_attribution(found: Any, path: str | Path | None = None) -> "Figure":
     from matplotlib.colors import Normalize
 
     rows = min(len(found.targets), ROWS)
-    width = sum(2.6 if name == "image" else 5.2 for name in found.scores)
+    width = sum(2.6 if found.part(name).is_image else 5.2 for name in found.scores)
     figure = make_figure(1.2 + width, 0.5 + 2.4 * rows, DPI)
     axes = figure.subplots(rows, len(found.scores), squeeze=False)
     over = False
@@ -46,7 +46,7 @@ def plot_attribution(found: Any, path: str | Path | None = None) -> "Figure":
                 plot_over(axis, part, found.inputs.batch[part.key][row].float().cpu(), own)
                 over = True
             axis.set_title(
-                label_text(f"{found.targets[row]}: {found.method} of {name}", 34 if name == "image" else 60), fontsize=8
+                label_text(f"{found.targets[row]}: {found.method} of {name}", 34 if part.is_image else 60), fontsize=8
             )
     if over:
         bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), cmap=DIVERGING), ax=axes, shrink=0.6, aspect=20)
@@ -71,12 +71,11 @@ def plot_bars(axis: "Axes", part: Part, row: int, scores: Tensor) -> None:
 def plot_over(axis: "Axes", part: Part, values: Tensor, scores: Tensor) -> None:
     """Plot the scores [n] of patches over an image [C, H, W] or a spectrogram, which is gray."""
     assert part.cells is not None
-    gray, places = values.mean(0) if part.name == "image" else values, part.cells.cpu()
-    time_first = part.key == "input_values"
-    if time_first:  # spectrograms are plotted with time to the right
+    gray, places = values.mean(0) if part.is_image else values, part.cells.cpu()
+    if part.time_axis == 0:  # spectrograms are plotted with time to the right
         gray, places = gray.T, places.T
-    origin: Any = "upper" if part.name == "image" else "lower"
-    options: dict[str, Any] = dict(origin=origin, aspect="equal" if part.name == "image" else "auto")
+    origin, aspect = ("upper", "equal") if part.is_image else ("lower", "auto")
+    options: dict[str, Any] = dict(origin=origin, aspect=aspect)
     axis.imshow(gray, cmap="gray", interpolation="nearest", **options)
     heat = (scores / scores.abs().max().clamp(min=1e-12))[places]
     axis.imshow(

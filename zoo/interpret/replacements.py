@@ -59,10 +59,11 @@ def token_id(inputs: ScoredInputs, role: str) -> int:
 
 def mean_of(part: Part, values: Tensor) -> Tensor:
     """The mean of each channel of images [B, C, H, W], or of each mel bin of spectrograms."""
-    if part.name == "image":
+    if part.is_image:
         return values.mean((2, 3), keepdim=True).expand_as(values)
     real = part.per_number(part.keep.float()).expand_as(values)
-    dim = 2 if part.key == "input_features" else 1  # time
+    assert part.time_axis is not None
+    dim = 1 + part.time_axis
     return ((values * real).sum(dim, keepdim=True) / real.sum(dim, keepdim=True).clamp(min=1)).expand_as(values)
 
 

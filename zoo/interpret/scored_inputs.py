@@ -25,12 +25,12 @@ from zoo.nn.frontends.packed_documents import PackedDocuments
 from zoo.nn.frontends.spectrogram import SpectrogramEmbedding
 from zoo.nn.frontends.text import TextEmbedding
 from zoo.nn.lengths import place, right_padding
-from zoo.preprocessing.modality import MODALITIES
+from zoo.preprocessing.modality import MODALITIES, of_inputs
 from zoo.preprocessing.multimodal import MultimodalProcessor
 from zoo.preprocessing.spectrogram import SpectrogramFeatureExtractor
 from zoo.preprocessing.text import SPECIAL, TextProcessor
 
-OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
+OTHER_INPUTS = [name for record in MODALITIES.values() if record.files_only for name in record.main_inputs]
 PADDED = 1e-4  # how far from the value of padding a frame of a spectrogram may be
 
 
@@ -38,12 +38,13 @@ PADDED = 1e-4  # how far from the value of padding a frame of a spectrogram may 
 class Part:
     """One input of a model, in n units.
 
-    name: "text", "image", "audio", or "target" for the tokens that a decoder has read. key, mask: the names of the
-    input and of its attention mask in a batch (None: the model takes no mask). path: what the names of its blocks begin
-    with, such as "text.". keep [B, n]: False for padding. fixed [B, n]: special tokens, which are not changed.
+    name: of the modality, or "target" for the tokens that a decoder has read. key, mask: the names of the input and of
+    its attention mask in a batch (None: the model takes no mask). path: what the names of its blocks begin with, such
+    as "text.". keep [B, n]: False for padding. fixed [B, n]: special tokens, which are not changed.
     words: the embedding of tokens. cells: of other inputs, the unit of each number, in the shape of a row without
-    channels. grid: (rows, columns) of patches. labels: the texts of tokens. places [B, n]: of patches that a decoder
-    reads among the words of a text, where they stand there.
+    channels. time_axis: of cells; None for images, whose rows have channels before their cells. grid: (rows, columns)
+    of patches. labels: the texts of tokens. places [B, n]: of patches that a decoder reads among the words of a text,
+    where they stand there.
     """
 
     name: str
@@ -54,9 +55,14 @@ class Part:
     fixed: Tensor
     words: nn.Module | None = None
     cells: Tensor | None = None
+    time_axis: int | None = None
     grid: tuple[int, int] | None = None
     labels: Sequence[Sequence[str]] | None = None
     places: Tensor | None = None
+
+    @property
+    def is_image(self) -> bool:
+        return self.cells is not None and self.time_axis is None
 
     @property
     def free(self) -> Tensor:
@@ -68,13 +74,13 @@ class Part:
         if self.cells is None:
             return of_units[..., None]
         spread = of_units[:, self.cells]
-        return spread[:, None] if self.name == "image" else spread
+        return spread[:, None] if self.is_image else spread
 
     def per_unit(self, values: Tensor) -> Tensor:
         """Sums over the numbers of each unit: the shape of the input (or of embeddings [R, n, D]) -> [R, n]."""
         if self.cells is None:
             return values.sum(-1)
-        flat = (values.sum(1) if self.name == "image" else values).flatten(1)
+        flat = (values.sum(1) if self.is_image else values).flatten(1)
         return flat.new_zeros(len(flat), self.keep.shape[1]).index_add(1, self.cells.flatten(), flat)
 
 
@@ -276,22 +282,28 @@ def part_of(
     mask = names.get("attention_mask")
     if isinstance(front, TextEmbedding) and names.get("input_ids") in batch:
         return text_part(front, path, names["input_ids"], mask, batch, tokenizer, name)
-    key = next((names[own] for own in OTHER_INPUTS if names.get(own) in batch), None)
-    if key is None or front is None:
+    main = next((own for own in OTHER_INPUTS if names.get(own) in batch), None)
+    is_known = isinstance(front, PatchEmbedding | ConvSpectrogramEmbedding) or hasattr(tower, "frames")
+    if main is None or not is_known:
         raise ValueError(f"{type(tower).__name__} has no tokens or patches that can be scored: expected a model of "
                          "texts, images, spectrograms or waveforms")  # fmt: skip
+    key = names[main]
     x = batch[key]
     grid: tuple[int, int] | None = None
+    time_axis: int | None = 0
     if isinstance(front, PatchEmbedding):
         grid = front.grid
         if x.ndim != 4 - isinstance(front, SpectrogramEmbedding):
             raise ValueError(f"{key} is {tuple(x.shape)}: expected one image of the model's size in each row")
         cells, units = patch_cells(front), grid[0] * grid[1]
-        cells = cells.T if isinstance(front, SpectrogramEmbedding) else cells
+        if isinstance(front, SpectrogramEmbedding):
+            cells = cells.T
+        else:
+            time_axis = None
     elif isinstance(front, ConvSpectrogramEmbedding):
         units = front.frames // STRIDE
         cells = (torch.arange(front.frames) // STRIDE).expand(front.bins, -1)
-        grid = (1, units)
+        grid, time_axis = (1, units), 1
     else:
         units = int(tower.frames(x.shape[1]))
         step = math.prod(tower.config.conv_strides)
@@ -300,8 +312,8 @@ def part_of(
     if mask is not None and mask in batch and x.ndim == 2:
         first = torch.arange(units, device=x.device) * math.prod(tower.config.conv_strides)
         keep = first < batch[mask].sum(1)[:, None]  # units with samples of the clip
-    part = Part(name or ("image" if key == "pixel_values" else "audio"), key, mask, path, keep, torch.zeros_like(keep),
-                cells=cells.contiguous().to(x.device), grid=grid)  # fmt: skip
+    part = Part(name or of_inputs([main])[0].name, key, mask, path, keep, torch.zeros_like(keep),
+                cells=cells.contiguous().to(x.device), time_axis=time_axis, grid=grid)  # fmt: skip
     empty = padded_frames(tower, x) if isinstance(front, SpectrogramEmbedding) else None
     if empty is not None:
         real = part.per_unit((~empty)[..., None].expand_as(x).float()) > 0
