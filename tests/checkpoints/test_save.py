@@ -285,6 +285,16 @@ def test_the_model_card():
     assert "local-dir:runs/fish/timm" in model_card(tiny(), "runs/fish/timm", "timm")
 
 
+@pytest.mark.parametrize(("name", "tag", "use"), [
+    ("clip_tiny", "zero-shot-image-classification", '.logits("image", "text")'),
+    ("blip_nano", "image-text-to-text", "zoo.generate(model, text="),
+    ("llava_nano", "image-text-to-text", "zoo.generate(model, text="),
+])  # fmt: skip
+def test_the_card_of_a_model_of_images_and_texts_says_what_it_computes(name, tag, use):
+    card = model_card(zoo.create_model(name), "me/fish")
+    assert f"pipeline_tag: {tag}" in card and use in card
+
+
 @pytest.mark.parametrize("real", [True, False])
 def test_the_card_of_a_run(real):
     training = Training(command="python recipes/x.py lr=1", data="ponds", real=real, source="here", metrics={"r2": 0.5},

@@ -12,9 +12,6 @@ from zoo.models.registry import family
 from zoo.preprocessing.modality import of_family, of_model
 from zoo.utils.escape import fenced, markdown, quoted
 
-# The hub's pipeline tag of models with several towers; those of others are in the `Modality` record.
-MULTIMODAL = "zero-shot-image-classification"
-
 # Code that uses a model, by pipeline tag; a classifier predicts the sample of its modality.
 USES = {
     "fill-mask": "zoo.predict(model, {mask!r})",
@@ -25,6 +22,8 @@ USES = {
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',
     "zero-shot-image-classification": 'batch = model.preprocess(images="image.png", text=["a cat", "a dog"])\n'
     'model(**batch).logits("image", "text").softmax(-1)',
+    "image-text-to-text": 'zoo.generate(model, text="a picture of", images=["image.png"])',
+    "audio-text-to-text": 'zoo.generate(model, text="What is this?", audio=["audio.wav"])',
 }
 
 # Heads whose outputs `zoo.predict` gives for the sample of a modality.
@@ -84,9 +83,13 @@ def model_card(model: Model, name: str, format: str = "zoo", training: Training 
 def pipeline_tag(model: Model) -> str | None:
     """The hub's pipeline tag of a model, or None."""
     modality = of_family(family(model.family).modality)
-    if modality is None:
-        return MULTIMODAL if {"image", "text"} <= model.config.parts.keys() else None
-    return modality.pipelines.get(model.config.head)
+    if modality is not None:
+        return modality.pipelines.get(model.config.head)
+    read = of_model(model)
+    items = [record for record in read if not record.strings]
+    if not items or len(items) == len(read):
+        return None
+    return items[0].pipelines_with_text.get("contrastive" if model.has_loss else model.config.head)
 
 
 def usage_lines(model: Model, name: str, format: str, task: str | None) -> list[str]:

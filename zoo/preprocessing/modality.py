@@ -44,7 +44,7 @@ class Modality:
 
     name: also that of its tower in multi-tower models ("image"). plural: for messages. family: `Family.modality`.
     inputs: {name in a batch: name in a batch of a multi-tower model}; the first is the main input. alternatives: other
-    names of the main input, which some families have.
+    names of the main input, which some families have. extra_inputs: that some families have beside it.
     argument: the keyword of `MultimodalProcessor`. options: keywords of one call of its processor.
     suffixes: of its files, in lower case. folder_file: name of the file that a folder has which is one item.
     join: the batch of several batches, where it has no row for each item, as of graphs.
@@ -53,11 +53,13 @@ class Modality:
     is_item: whether an object in memory is one item. load: reads an item from a path. records: of files that hold
     several items, reads (name, item) of each.
     example: (config, generator) -> two rows of the main input. describe: config -> description of the input.
-    pipelines: {head: task name on the Hugging Face Hub}.
+    pipelines: {head: task name on the Hugging Face Hub}. pipelines_with_text: those of models that read texts, too, by
+    their head or "contrastive".
     html, plot: render one item in HTML and with matplotlib; see `display.py`.
     templates: prompts for zero-shot classification, with {} for the class name.
     processors: {kind in config.json: class}. processor: code that creates one, for messages. sample: input of a usage
-    example.
+    example. transformers_processor: what transformers reads it with: "tokenizer", "feature_extractor" or
+    "image_processor"; empty if it does not.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Modality:
     family: str
     inputs: Mapping[str, str]
     alternatives: tuple[str, ...] = ()
+    extra_inputs: tuple[str, ...] = ()
     argument: str
     options: tuple[str, ...] = ()
     suffixes: tuple[str, ...]
@@ -77,10 +80,12 @@ class Modality:
     html: Callable[[Any, str], str]
     plot: Callable[[Any, Any], None]
     pipelines: Mapping[str | None, str] = field(default_factory=dict)
+    pipelines_with_text: Mapping[str | None, str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
     processors: Mapping[str, Any]
     processor: str
     sample: str
+    transformers_processor: str = ""
     folder_file: str = ""
     strings: bool = False
     join: Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]] | None = None
@@ -147,6 +152,7 @@ MODALITIES: dict[str, Modality] = {
         html=display.image_html,
         plot=display.plot_image,
         pipelines={"classify": "image-classification"},
+        pipelines_with_text={"contrastive": "zero-shot-image-classification", "lm": "image-text-to-text"},
         templates=(
             "a picture of a {}.", "a photograph that shows a {}.", "here you see a {}.",
             "the {} in the middle of the picture.",
@@ -157,12 +163,14 @@ MODALITIES: dict[str, Modality] = {
         processors={"image": ImageProcessor, "tiles": TiledImageProcessor},
         processor="zoo.preprocessing.image.ImageProcessor(...)",
         sample="image.png",
+        transformers_processor="image_processor",
     ),
     "text": Modality(
         name="text",
         plural="texts",
         family="text",
         inputs={"input_ids": "input_ids", "attention_mask": "attention_mask", "lengths": "lengths"},
+        extra_inputs=("token_type_ids", "image_attention_mask", "image_ids"),
         argument="text",
         options=("truncate", "max_length", "padding", "multiple"),
         suffixes=(".txt",),
@@ -180,6 +188,7 @@ MODALITIES: dict[str, Modality] = {
         processors={"text": TextProcessor, "marian": MarianProcessor},
         processor="zoo.preprocessing.text.TextProcessor(...) or zoo.preprocessing.tokenizer_training.train(...)",
         sample="a text",
+        transformers_processor="tokenizer",
         strings=True,
     ),
     "audio": Modality(
@@ -202,6 +211,7 @@ MODALITIES: dict[str, Modality] = {
             "classify": "audio-classification", "ctc": "automatic-speech-recognition",
             "lm": "automatic-speech-recognition",
         },
+        pipelines_with_text={"lm": "audio-text-to-text"},
         templates=(
             "the sound of {}.", "a recording of {}.", "here you hear {}.", "{} close to the microphone.",
             "{} in the distance.", "a noisy recording of {}.", "somebody says {}.", "{}",
@@ -213,6 +223,7 @@ MODALITIES: dict[str, Modality] = {
         processor="zoo.preprocessing.spectrogram.SpectrogramFeatureExtractor(...) or "
         "zoo.preprocessing.waveform.WaveformFeatureExtractor(...)",
         sample="audio.wav",
+        transformers_processor="feature_extractor",
     ),
     "point_cloud": Modality(
         name="point_cloud",
@@ -294,6 +305,7 @@ MODALITIES: dict[str, Modality] = {
         processors={"protein": ProteinProcessor},
         processor="zoo.preprocessing.protein.ProteinProcessor()",
         sample="MKTAYIAKQR<mask>ISFVKSHFSRQ",
+        transformers_processor="tokenizer",
         strings=True,
     ),
     "molecule": Modality(  # graphs that are given as SMILES strings

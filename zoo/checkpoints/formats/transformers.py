@@ -27,6 +27,7 @@ from zoo.models.mapping.tensors import config_as_tied, theirs_of
 from zoo.models.names import missing_family
 from zoo.models.registry import families
 from zoo.preprocessing.image import ImageProcessor, pair
+from zoo.preprocessing.modality import of_family
 from zoo.utils.errors import LoadError, did_you_mean
 from zoo.utils.files import open_tensors, read_json
 
@@ -177,14 +178,16 @@ def _labels(values: Mapping[str, Any], config: Any, file: Path) -> tuple[list[st
 
 
 def _preprocess(folder: Path, config: Any, family: Family, mapping: CheckpointMapping) -> tuple[Any, list[str]]:
-    if family.modality in ("text", "protein"):
-        return tokenizer.read(folder, config, mapping.name)
-    if family.modality == "audio":
-        return feature_extractor.read(folder, config)
     if isinstance(mapping, NestedMapping):
         return transformers_multi_tower.read_preprocess(folder, config, mapping.tokenizer)
+    record = of_family(family.modality)
+    kind = "" if record is None else record.transformers_processor
+    if kind == "tokenizer":
+        return tokenizer.read(folder, config, mapping.name)
+    if kind == "feature_extractor":
+        return feature_extractor.read(folder, config)
     file = folder / "preprocessor_config.json"
-    if not file.is_file():
+    if kind != "image_processor" or not file.is_file():
         return None, []
     try:
         return ImageProcessor.from_transformers(read_json(file), pair(config.image_size), config.in_chans), []

@@ -160,14 +160,9 @@ def parts_of(model: Model) -> list[Part]:
     together = decodes or lists or places is not None
     for record in records:
         config: Any = model.config.part_of(record.main_input)
-        if model.config.parts:
-            names = {own: name for own, name in record.inputs.items() if name in model.inputs and own != HOST}
-            for name in ("token_type_ids", "image_attention_mask") if record.name == "text" else ():
-                if name in model.inputs:
-                    names[name] = name
-        else:
-            every = (*record.main_inputs, *record.inputs, "token_type_ids", "image_ids")
-            names = {name: name for name in every if name in model.inputs and name != HOST}
+        joint = record.inputs if model.config.parts else {}
+        every = {own: joint.get(own, own) for own in (*record.main_inputs, *record.inputs, *record.extra_inputs)}
+        names = {own: name for own, name in every.items() if name in model.inputs and own != HOST}
         if getattr(config, "type_vocab_size", 2) < 2:  # all token types are 0
             names.pop("token_type_ids", None)
         batch = "batch" if len(records) == 1 or decodes or lists else f"{record.name}_batch"
