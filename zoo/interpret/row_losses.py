@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.inference.generation.caption_prompts import reads_images
 from zoo.models.base import Model
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.nn.lengths import place
@@ -85,7 +86,7 @@ def encoded_labels(model: Model, labels: Sequence[Any] | Tensor | None) -> Batch
             rows = [processor.vocabulary.encode(label) for label in labels]
             return padded(rows, 0) | {"label_lengths": torch.tensor([len(row) for row in rows])}
         if texts:
-            return padded([target_ids(model, label) for label in labels], IGNORED)
+            return padded([label_ids(model, label) for label in labels], IGNORED)
     try:
         return {"labels": torch.tensor(labels)}
     except (TypeError, ValueError):
@@ -95,14 +96,14 @@ def encoded_labels(model: Model, labels: Sequence[Any] | Tensor | None) -> Batch
         ) from None
 
 
-def target_ids(model: Any, text: str) -> list[int]:
+def label_ids(model: Any, text: str) -> list[int]:
     """The tokens that a decoder is to write, without the one that it reads first."""
     processor = getattr(model.preprocess, "text", model.preprocess)
     if processor is None:
         raise ValueError("labels are texts, and the model has no tokenizer: pass tokens")
     if isinstance(processor, WhisperProcessor):
         ids = processor.encode(text)
-    elif model.inputs[0] == "pixel_values":  # captions
+    elif reads_images(model):  # captions
         ends = model.config.eos_token_id
         ids = [*processor.backend.encode(text, add_special_tokens=False).ids, ends[0] if type(ends) is tuple else ends]
     else:

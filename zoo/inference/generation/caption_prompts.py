@@ -9,11 +9,12 @@ from torch import Tensor
 
 from zoo.inference.generation.text_prompts import TextPrompts, encode_prompts
 from zoo.models.encoder_decoder import EncoderDecoder
+from zoo.preprocessing.modality import MODALITIES, of_model
 
 
 def reads_images(model: Any) -> bool:
     """Whether a model is an encoder-decoder that writes texts about images."""
-    return isinstance(model, EncoderDecoder) and "pixel_values" in model.inputs
+    return isinstance(model, EncoderDecoder) and MODALITIES["image"] in of_model(model)
 
 
 def encode_images(

@@ -25,6 +25,7 @@ from zoo.interpret.explore.positions import (
     of_spectrogram,
 )
 from zoo.interpret.explore.tiles import of_tiles
+from zoo.interpret.row_losses import label_ids
 from zoo.interpret.token_texts import token_texts
 from zoo.models.bridge.model import Bridge
 from zoo.models.coca.model import CoCa
@@ -263,7 +264,6 @@ def written_limit(model: Any) -> int:
 
 def target_ids(model: Any, text: str) -> list[int]:
     """The tokens that the decoder reads of a target text, from its start token on."""
-    start = model.config.decoder_start_token_id
     if isinstance(model, Whisper):
         encoder = TranscriptTokens.of(model)
         return [encoder.start, *encoder.encode(text)[:-1]]
@@ -273,9 +273,7 @@ def target_ids(model: Any, text: str) -> list[int]:
     if isinstance(model, CoCa):
         found: list[int] = processor(text)["input_ids"][0].tolist()
         return found
-    if model.inputs[0] == "pixel_values":
-        return [start, *processor.backend.encode(text, add_special_tokens=False).ids]
-    return [start, *processor.for_targets()(text)["input_ids"][0, :-1].tolist()]
+    return [model.config.decoder_start_token_id, *label_ids(model, text)[:-1]]
 
 
 def of_whisper(processor: Any, features: Tensor, samples: int) -> Positions:

@@ -11,14 +11,8 @@ from zoo.interpret.roles.image_roles import image_batches
 from zoo.interpret.roles.token_roles import count_tokens, token_targets
 from zoo.interpret.roles.token_rows import TokenRow, encode_texts, text_inputs
 from zoo.models.coca.model import CoCa
-from zoo.models.encoder_decoder import EncoderDecoder
 
 NO_CAPTIONS = "the images have no captions: give pairs (image, caption)"
-
-
-def describes_images(model: Any) -> bool:
-    """Whether it is an encoder-decoder of images and captions."""
-    return isinstance(model, EncoderDecoder) and model.inputs[0] == "pixel_values"
 
 
 def is_captioned(item: Any) -> bool:

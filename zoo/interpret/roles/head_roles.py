@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.inference.generation.caption_prompts import reads_images
 from zoo.interpret.capture import unwrap
 from zoo.interpret.roles.alignment_roles import NO_LINKS, pair_batches, read_pair
 from zoo.interpret.roles.audio_roles import audio_batches, tone_batches
 from zoo.interpret.roles.batches import RoleBatch
-from zoo.interpret.roles.caption_roles import NO_CAPTIONS, caption_batches, describes_images, is_captioned
+from zoo.interpret.roles.caption_roles import NO_CAPTIONS, caption_batches, is_captioned
 from zoo.interpret.roles.image_roles import NO_BOXES, image_batches, split_boxes
 from zoo.interpret.roles.measure import Measurement, is_causal
 from zoo.interpret.roles.result import ROLES, HeadRole, HeadRoles
@@ -135,7 +136,7 @@ def is_boxed(item: Any) -> bool:
 
 def modality_of(part: Any) -> str:
     """The modality of the encoder of a model. Raises ValueError for families with inputs of several ones."""
-    if describes_images(part):
+    if reads_images(part):
         return "image"
     if isinstance(part, TextToImageModel):
         raise ValueError(
@@ -156,7 +157,7 @@ def modality_of(part: Any) -> str:
 def check_items(items: list[Any], modality: str, part: Any) -> None:
     """Raise ValueError for an item of another modality."""
     for index, item in enumerate(items):
-        if modality == "image" and (is_boxed(item) or (describes_images(part) and is_captioned(item))):
+        if modality == "image" and (is_boxed(item) or (reads_images(part) and is_captioned(item))):
             item = item[0]
         if modality == "text":
             pair = isinstance(item, tuple | list) and isinstance(part, EncoderDecoder)
@@ -169,7 +170,7 @@ def check_items(items: list[Any], modality: str, part: Any) -> None:
         raise ValueError(
             f"item {index} is {given!r:.80}: the model takes {MODALITIES[modality].plural}"
             + (", or token ids [B, N]" if modality == "text" else "")
-            + (", or pairs (image, caption)" if describes_images(part) else "")
+            + (", or pairs (image, caption)" if reads_images(part) else "")
         )
 
 
@@ -189,7 +190,7 @@ Found = tuple[Iterable[RoleBatch], dict[str, str]]
 
 def roles_of(part: Any, modality: str) -> Callable[..., Found]:
     """The function that makes the batches of a model."""
-    if describes_images(part):
+    if reads_images(part):
         return caption_roles
     return {"text": text_roles, "image": image_roles, "audio": audio_roles}[modality]
 
