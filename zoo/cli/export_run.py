@@ -11,9 +11,8 @@ from zoo.cli.run_tables import column_of_run, notice_with_flags, with_flags
 from zoo.cli.table_options import format_options
 from zoo.data.sources.labeled_examples import read_examples
 from zoo.models.base import Model
+from zoo.preprocessing.modality import of_model
 from zoo.utils.escape import say
-
-FLAGS = {"text": "--column", "image": "--column", "audio": "--column", "label": "--label-column"}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_table_of(model: Model, args: argparse.Namespace) -> list[tuple[Any, Any]]:
     """The labeled examples of --table; of its columns, those of the run that are in it are the default."""
-    options = format_options(args) | {"notify": notice_with_flags(FLAGS), "usual": partial(column_of_run, args.source)}
+    flags = {of_model(model)[0].name: "--column", "label": "--label-column"}
+    options = format_options(args) | {"notify": notice_with_flags(flags), "usual": partial(column_of_run, args.source)}
     columns = (args.column, args.label_column)
-    return with_flags(lambda: read_examples(model, Path(args.table), *columns, **options), FLAGS)
+    return with_flags(lambda: read_examples(model, Path(args.table), *columns, **options), flags)

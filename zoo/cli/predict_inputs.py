@@ -20,10 +20,8 @@ from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.escape import say
 from zoo.utils.folders import data_files, describe_files
 
-NAMES_WITHOUT_FLAG = {"molecule": SMILES_NAMES}
-COLUMN_NAMES = {"text": TEXT_NAMES, "image": ("image", *FILE_NAMES), "audio": ("audio", *FILE_NAMES)}
+COLUMN_NAMES = {"text": TEXT_NAMES, "molecule": SMILES_NAMES}  # of other modalities: their own name, or of files
 STDIN = "standard input"
-FLAGS = {name: f"--{name}-column" for name in COLUMN_NAMES}  # of the options of a recipe
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,21 @@ class Inputs:
 class Reader:
     """Reads the inputs of a model of one modality.
 
-    source: the model, as the user gave it. column: --text-column and the like, if it was given. common: further names
-    that the column may have. table: options of `read_table`.
+    source: the model, as the user gave it. option: the flag that names the column, --text-column and the like; column:
+    its value, if it was given. common: further names that the column may have. table: options of `read_table`.
     """
 
     modality: Modality
     source: str
+    option: str = "--column"
     column: str = ""
     common: Sequence[str] = ()
     table: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def option(self) -> str:
-        return column_flag(self.modality)
+    def flags(self) -> dict[str, str]:
+        """{option of a recipe: flag}."""
+        return {self.modality.name: self.option}
 
     def read(self, words: Sequence[str], pairs: Sequence[tuple[str, str]] = ()) -> Inputs:
         """The inputs that the words of a command line name, in their order; the files of a folder are sorted.
@@ -185,8 +185,8 @@ class Reader:
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def _tables(self, files: list[Path]) -> Inputs:
-        notify = notice_with_flags(FLAGS)
-        tables = [with_flags(partial(read_table, file, **self.table, notify=notify), FLAGS) for file in files]
+        notify = notice_with_flags(self.flags)
+        tables = [with_flags(partial(read_table, file, **self.table, notify=notify), self.flags) for file in files]
         for table in tables[1:]:
             if table.columns.keys() != tables[0].columns.keys():
                 raise DataError(
@@ -203,9 +203,9 @@ class Reader:
         """The columns with the inputs: as given, else as of the run, else with a common name."""
         trained = column_of_run(self.source, self.modality.name)
         column = self.column or in_table(table, trained)
-        known = COLUMN_NAMES | NAMES_WITHOUT_FLAG
-        names = (*self.common, *known.get(self.modality.name, (self.modality.name, *FILE_NAMES)))
-        found = with_flags(lambda: find_columns(table, column, self.modality.name, names), FLAGS)
+        name = self.modality.name
+        usual = COLUMN_NAMES.get(name, (name, *FILE_NAMES) if self.modality.files_only else (name,))
+        found = with_flags(lambda: find_columns(table, column, name, (*self.common, *usual)), self.flags)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"
             raise ValueError(f"{self.option} {self.column}: expected the name of one column{more}")
@@ -254,11 +254,6 @@ class Reader:
 
 def _is_table_name(name: str) -> bool:
     return table_suffix(name) not in ("", ".txt", ".txt.gz")  # a spreadsheet is one, which `read_table` refuses
-
-
-def column_flag(modality: Modality) -> str:
-    """The flag of the column of inputs; modalities that are registered have no flag of their own."""
-    return f"--{modality.name}-column" if modality.name in COLUMN_NAMES else "--column"
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:

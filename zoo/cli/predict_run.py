@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.checkpoints.load import load
 from zoo.cli.chat import options_of
-from zoo.cli.predict_inputs import Inputs, Reader, Row, column_flag
+from zoo.cli.predict_inputs import Inputs, Reader, Row
 from zoo.cli.predict_maps import check_plot, plot_maps
 from zoo.cli.predict_outputs import PLOT, PredictionColumns, check_out, columns_for, joined, json_line, write_table
 from zoo.cli.table_options import format_options
@@ -67,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     column = args.column or getattr(args, f"{modality.name}_column", None) or ""
     common = (*summaries.SOURCE_NAMES, *parallel.SOURCE_NAMES) if writes_texts(model) else ()
-    inputs = Reader(modality, args.source, column, common, format_options(args)).read(
-        args.inputs, [tuple(pair) for pair in args.pair]
-    )
+    reader = Reader(modality, args.source, column_flag(modality, args), column, common, format_options(args))
+    inputs = reader.read(args.inputs, [tuple(pair) for pair in args.pair])
     columns = columns_for(model, top_k, inputs.columns, args.on_error == "label", listed)
     if columns.prefix and (args.out or args.json):
         say(f"the input has a column of that name: predictions are in {columns.names[0]} and so on", file=sys.stderr)
@@ -97,8 +96,13 @@ def _modality(model: Model, args: argparse.Namespace) -> Modality:
         raise ValueError(f"--pair is two texts, and the model takes {', '.join(model.inputs)}")
     for name in MODALITIES:
         if getattr(args, f"{name}_column", None) and name != modality.name:
-            raise ValueError(f"--{name}-column: the model takes {modality.plural}, use {column_flag(modality)}")
+            raise ValueError(f"--{name}-column: the model takes {modality.plural}, use {column_flag(modality, args)}")
     return modality
+
+
+def column_flag(modality: Modality, args: argparse.Namespace) -> str:
+    """The flag of the column of inputs: its own, if the modality has one."""
+    return f"--{modality.name}-column" if hasattr(args, f"{modality.name}_column") else "--column"
 
 
 def _plan(model: Model, args: argparse.Namespace, top_k: int) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from zoo.cli.table_options import FORMAT
 from zoo.training.run_dir import read_config
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError
-
-OPTION = re.compile(r"(?<![\w.-])(text|image|audio|label|header|sep|encoding)=(\S*)")  # of a recipe, in a message
 
 T = TypeVar("T")
 OTHER_OPTIONS = {"molecule": "smiles", "point_cloud": "points"}  # of columns, where they have not the modality's name
@@ -29,13 +28,15 @@ def notice_with_flags(flags: Mapping[str, str]) -> Callable[[str], None]:
 
 
 def _rewritten(text: str, flags: Mapping[str, str]) -> str:
+    options = re.compile(rf"(?<![\w.-])({'|'.join((*flags, *FORMAT))})=(\S*)")
+
     def flag(option: re.Match[str]) -> str:
         name, value = option.groups()
         if name == "header":
             return "--no-header" if value == "false" else "--header"
         return f"{flags.get(name, f'--{name}')} {value}".rstrip()
 
-    return OPTION.sub(flag, text)
+    return options.sub(flag, text)
 
 
 def column_of_run(source: str, option: str) -> str:
