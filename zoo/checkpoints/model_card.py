@@ -22,7 +22,7 @@ USES = {
     "automatic-speech-recognition": 'zoo.predict(model, "speech.wav")',
     "zero-shot-image-classification": 'batch = model.preprocess(images="image.png", text=["a cat", "a dog"])\n'
     'model(**batch).logits("image", "text").softmax(-1)',
-    "image-text-to-text": 'zoo.generate(model, text="a picture of", images=["image.png"])',
+    "image-text-to-text": 'zoo.generate(model, text="a photo of", images=["image.png"])',
     "audio-text-to-text": 'zoo.generate(model, text="What is this?", audio=["audio.wav"])',
 }
 
