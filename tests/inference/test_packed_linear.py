@@ -11,11 +11,14 @@ from zoo.inference import packed_linear
 from zoo.inference.packed_linear import (
     KERNELS,
     ByRows,
+    ChunkedLinear,
     ConstantLinear,
     FusedActivationLinear,
     GatedLinear,
     OneDNNLinear,
     TransposedLinear,
+    chunked_product,
+    is_chunkable,
 )
 from zoo.nn.mlp import activation
 
@@ -70,7 +73,22 @@ def test_what_is_a_candidate():
     assert "onednn" in candidates(weight, None, "many") and "onednn_unfused" not in candidates(weight, None, "many")
     assert "onednn_unfused" in candidates(weight, "gelu", "many")
     assert "onednn_unfused" not in candidates(weight, "quick_gelu", "many")  # the same as "onednn"
-    assert not {"transposed", "mkl"} & set(candidates(weight, None, "many"))
+    assert not {"transposed", "mkl", "chunked"} & set(candidates(weight, None, "many"))
+    assert ("chunked" in candidates(weight, "gelu", "one")) == torch.backends.mkl.is_available()
+
+
+def test_chunks_share_the_memory_of_the_weight_and_are_used_for_one_row(monkeypatch):
+    weight, bias = layer()
+    made, calls = ChunkedLinear(weight, bias, "relu"), []
+    assert made.chunks.data_ptr() == weight.data_ptr() and made.rest.data_ptr() == weight[64:].data_ptr()
+    monkeypatch.setattr(packed_linear, "chunked_product", lambda *args: calls.append(1) or chunked_product(*args))
+    for shape, number in (((1, 64), 1), ((1, 1, 64), 1), ((2, 1, 64), 0), ((0, 64), 0)):
+        calls.clear()
+        x = torch.randn(shape)
+        torch.testing.assert_close(made(x), F.linear(x, weight, bias).relu(), atol=1e-5, rtol=1e-5)
+        assert len(calls) == number
+    for other in (weight[:63], weight.mT, weight.expand(3, 96, 64)[0].double(), torch.zeros(64, 3073), weight[:, :63]):
+        assert not is_chunkable(other)
 
 
 def test_without_onednn_it_is_no_candidate(monkeypatch):

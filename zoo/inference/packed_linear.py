@@ -13,6 +13,7 @@ from zoo.nn.mlp import activation
 
 Rows = Literal["many", "one"]
 PACKED_FOR = 1024  # number of rows for which oneDNN chooses a layout; it computes other numbers of rows as well
+CHUNK, LONGEST_CHUNKED = 64, 3072  # outputs of a chunk of a weight, and the most inputs
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""), "relu": ("relu", "")}
 
 
@@ -109,6 +110,26 @@ class MKLLinear(ConstantLinear):
         return torch.ops.mkl._mkl_linear, dict(MKL_W=self.weight_, ORI_W=self.original, B=self.bias_, batch_size=1)
 
 
+class ChunkedLinear(ConstantLinear):
+    """One row by `chunked_product`, which takes the weight as it is; more rows as created."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, act: str | None) -> None:
+        super().__init__(weight, bias, act)
+        self.chunks, self.rest = chunks_of(self.weight_)
+
+    @staticmethod
+    def supports(weight: Tensor, act: str | None, rows: Rows) -> bool:
+        return rows == "one" and is_chunkable(weight)
+
+    def kernel(self) -> tuple[Any, dict[str, Any]]:
+        return self.by_rows, dict(chunks=self.chunks, rest=self.rest, bias=self.bias_)
+
+    def by_rows(self, x: Tensor, chunks: Tensor, rest: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.numel() != x.shape[-1]:
+            return F.linear(x, self.weight_, bias)
+        return chunked_product(x.view(1, -1), chunks, rest, bias).view(*x.shape[:-1], -1)
+
+
 class OneDNNLinear(ConstantLinear):
     """The weight in the blocked layout of oneDNN, with the activation applied while the product is in the cache."""
 
@@ -171,6 +192,31 @@ class GatedLinear(ConstantLinear):
         return self.act(gate) * up
 
 
+def is_chunkable(weight: Tensor) -> bool:
+    """Whether `chunked_product` may be faster than other products of one row. Longer rows of a weight are not."""
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available()
+    return on_cpu and weight.shape[0] >= CHUNK <= weight.shape[1] <= LONGEST_CHUNKED and weight.is_contiguous()
+
+
+def chunks_of(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A weight [out, in] as chunks [n, 64, in] of its outputs and the rest [m, in], which share its memory."""
+    whole = weight.shape[0] // CHUNK * CHUNK
+    return weight[:whole].view(-1, CHUNK, weight.shape[1]), weight[whole:] if whole < weight.shape[0] else None
+
+
+def chunked_product(x: Tensor, chunks: Tensor, rest: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x W^T + b for one row x [1, in] and W from `chunks_of`, by a batch of products with one column.
+
+    For these, MKL reads W about twice as fast as for one product with one row or column (AMD EPYC Zen 4, one thread,
+    torch 2.12.1): 384 -> 1536 in 0.14 ms, by F.linear 0.30 ms; 768 -> 50257 in 8.5 ms, by F.linear 13.6 ms, by oneDNN
+    11.3 ms; 4096 -> 4096 is slower. (The column has the strides of x.t(): MKL has another kernel for other ones.)
+    """
+    y = torch.bmm(chunks, x.t().expand(chunks.shape[0], -1, 1)).view(1, -1)
+    if rest is not None:
+        y = torch.cat([y, F.linear(x, rest)], 1)
+    return y if bias is None else y.add_(bias)
+
+
 def onednn_dtypes() -> tuple[torch.dtype, ...]:
     """The dtypes for which oneDNN can reorder weights on this CPU; bfloat16 needs AVX-512 or newer instructions."""
     if not torch.backends.mkldnn.is_available():
@@ -184,6 +230,7 @@ KERNELS: dict[str, type[ConstantLinear]] = {
     "plain": ConstantLinear,
     "transposed": TransposedLinear,
     "mkl": MKLLinear,
+    "chunked": ChunkedLinear,
     "onednn": OneDNNLinear,
     "onednn_unfused": UnfusedOneDNNLinear,
     "cublaslt": FusedActivationLinear,

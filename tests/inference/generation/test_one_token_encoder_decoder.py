@@ -142,11 +142,12 @@ def test_a_token_takes_few_calls(name: str, options: dict, most: int) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("outputs, inputs", [(48, 32), (32, 48)])
+@pytest.mark.parametrize("outputs, inputs", [(48, 32), (32, 48), (128, 64), (150, 64)])
 @pytest.mark.parametrize("rows", [1, 2, 8, 12])
 @torch.inference_mode()
 def test_products_of_large_weights(monkeypatch, rows: int, outputs: int, inputs: int, bias: bool) -> None:
     monkeypatch.setattr(row_functions, "LARGE_WEIGHT", 0)
+    monkeypatch.setattr(row_functions, "LEAST_CHUNKED", 0)
     x, weight, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs) if bias else None
     y = product(weight, b)(x)
     assert y.is_contiguous()
