@@ -13,23 +13,20 @@ resample=false. word_timestamps=false leaves out the times of words, so that sub
 
 import sys
 
+from zoo.cli.key_values import files_and_options, transcribe_flags
 from zoo.cli.main import main
 
 
 def command(words: list[str]) -> list[str]:
-    """The command line of `zoo transcribe` for files and key=value options. Raises ValueError without a model."""
-    files = [word for word in words if "=" not in word]
-    options = {"resample": "true"} | dict(word.split("=", 1) for word in words if "=" in word)
+    """The command line of `zoo transcribe` for files and key=value options. Raises ValueError for unknown options."""
+    files, options = files_and_options(words)
+    options = {"resample": "true"} | options
     model = options.pop("model", "")
     if not files or not model:
         raise ValueError("expected files and a model: python recipes/transcribe.py talk.wav model=openai/whisper-tiny")
-    if options.pop("word_timestamps", "true") == "false":
+    if options.pop("word_timestamps", "true").lower() == "false":
         options["timestamps"] = "segment"
-    flags: list[str] = []
-    for key, value in options.items():
-        flag = f"--{key.replace('_', '-')}"
-        flags += [flag] if value == "true" else [] if value == "false" else [flag, value]
-    return ["transcribe", model, *files, *flags]
+    return ["transcribe", model, *files, *transcribe_flags(options)]
 
 
 def run(words: list[str]) -> int:

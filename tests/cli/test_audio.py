@@ -100,11 +100,12 @@ def test_transcribe_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert found == ["talk_texts/day/one.txt", "talk_texts/two.txt"]
     assert Path(found[0]).read_text() == Path(found[1]).read_text()
     Path("talks/broken.wav").write_bytes(b"RIFF")
+    Path("talks/day/empty.wav").write_bytes(b"")
     capsys.readouterr()
     assert main([*words, "--overwrite"]) == 2 and "broken.wav" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--on-error", "skip"]) == 0
     said = capsys.readouterr().err
-    assert "1 of 3 recordings are skipped: " in said and "broken.wav" in said
+    assert "2 of 4 recordings are skipped: " in said and "broken.wav" in said and "day/empty.wav" in said
     assert main(["transcribe", "speech", "talks/broken.wav", "--on-error", "skip"]) == 2
     assert "none of 1 recordings can be read" in capsys.readouterr().err
     Path("empty").mkdir()

@@ -43,11 +43,31 @@ def test_files(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["talks/day/two.wav", "resample=false", *options], "expected 16000 Hz"),
         (["talks/one.wav", *options, "out=a.srt"], "a.srt exists: replace it with --overwrite"),
         (["talks/one.wav", "model=whisper", "language=fr"], "the model has no token <|fr|>"),
+        (["talks/one.wav", *options, "skip_silence=yes"], "skip_silence is 'yes', expected one of true, false"),
+        (
+            ["talks/one.wav", *options, "langage=de"],
+            "there is no option langage=; did you mean 'language'? (it has out,",
+        ),
+        (["talks/one.wav", *options, "language=en"], "language is given twice: 'de' and 'en'"),
+        (["talks/no=pe.wav", *options], "there is no audio file talks/no=pe.wav"),
     ):
         assert run(words) == 2
         assert message in capsys.readouterr().err
     assert run(["talks/one.wav", *options, "out=a.srt", "overwrite=true"]) == 0
     assert run(["--help"]) == 0 and "model=openai/whisper-tiny" in capsys.readouterr().out
+
+
+def test_a_file_with_an_equals_sign_in_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(folder / "talks")
+    Path("language=en.wav").write_bytes(Path("one.wav").read_bytes())
+    assert recipe("transcribe").run(["language=en.wav", "model=../whisper", "language=de", "temperature=0"]) == 0
+    expected = capsys.readouterr().out
+    assert recipe("transcribe").run(["one.wav", "model=../whisper", "language=de", "temperature=0"]) == 0
+    assert capsys.readouterr().out == expected
+    words = ["a.wav", "model=m", "skip_silence=True", "resample=FALSE", "lm-weight=-1"]
+    assert recipe("transcribe").command(words) == ["transcribe", "m", "a.wav", "--skip-silence", "--lm-weight=-1"]
+    Path("language=en.wav").unlink()
 
 
 def test_the_script_is_short() -> None:

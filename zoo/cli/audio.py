@@ -143,7 +143,7 @@ def run_transcribe(args: argparse.Namespace) -> int:
     if len(skipped) == len(files):
         raise AudioError(f"none of {len(files)} recordings can be read; the first: {skipped[0]}")
     if skipped:
-        say(f"{len(skipped)} of {len(files)} recordings are skipped: {skipped[0]}", file=sys.stderr)
+        say(f"{len(skipped)} of {len(files)} recordings are skipped: {'; '.join(skipped)}", file=sys.stderr)
     return 0
 
 
