@@ -12,9 +12,10 @@ from torchmetrics import MeanMetric, Metric
 from zoo.models.base import Model
 from zoo.models.config import ProblemType
 from zoo.nn.heads import rescale_output
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import as_batch_dict
 from zoo.tasks.calibration import TemperatureFit
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.functions import COPY, at_least_float32
 from zoo.tasks.problem_types import Objective, Unit
 
@@ -28,7 +29,7 @@ class Augmentation(Protocol):
     def __call__(self, batch: Mapping[str, Any], *, seed: int, step: int, train: bool) -> dict[str, Any]: ...
 
 
-class ClassificationTask(Task):
+class ClassificationTask(EvaluatedTask):
     """Train and evaluate a classifier or regression model, in the recipes or in any `lightning.Trainer`.
 
         task = ClassificationTask(zoo.create_model("vit_tiny_patch16_224"), lr=1e-3)
@@ -103,11 +104,7 @@ class ClassificationTask(Task):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Update the validation metrics; deterministic."""
-        self._evaluate(batch, "temperature" if self._fits_temperature else "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics; deterministic."""
-        self._evaluate(batch, "test")
+        self._evaluate(as_batch_dict(batch), "temperature" if self._fits_temperature else "val")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Probabilities [B, C], or predicted values for regression: [B], or [B, C] of several."""
@@ -198,8 +195,8 @@ class ClassificationTask(Task):
         logits = self.output_of(self.evaluated, batch) if self.pipeline is None else self.pipeline.outputs(batch)
         return batch, logits / self.temperature
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        batch, logits = self._predicted(as_batch_dict(batch))
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        batch, logits = self._predicted(batch)
         labels = batch["labels"]
         if (keep := batch.get("weight")) is not None:  # 0 marks padding rows in the last batch of a rank
             logits, labels = logits[keep.bool()], labels[keep.bool()]

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
 from zoo.data.alignments.baselines import mean_field_dca, mutual_information
-from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.functions import at_least_float32
 from zoo.tasks.masked_msa import column_log_frequencies, mask_msa, masked_losses, means_of_alignments
 from zoo.tasks.weighted_mean import WeightedMean
@@ -87,7 +87,7 @@ class FamilyPrecision:
     precision: Mapping[str, tuple[float, ...]]
 
 
-class ContactTask(Task):
+class ContactTask(EvaluatedTask):
     """Train and evaluate a model that predicts which residues of a protein are in contact.
 
     Batches: the model's inputs, such as `msa` [B, S, N], and `contacts` [B, N, N]: 1 for a contact, 0 for none, -1
@@ -147,25 +147,9 @@ class ContactTask(Task):
             total = total + self.masked_msa_weight * (masked * known.sum((1, 2))).sum()
         return self.mean_loss(total, known.sum())
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics; deterministic."""
-        self._evaluate(as_batch_dict(batch), "val")
-
     def on_test_epoch_start(self) -> None:
         """Forget the families of an earlier test."""
         self.tested = []
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics; deterministic."""
-        self._evaluate(as_batch_dict(batch), "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
 
     def _masked(
         self, model: nn.Module, batch: Mapping[str, Any], epoch: int

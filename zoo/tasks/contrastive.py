@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.nn.losses.all_gather import Group, batch_shard, gather
 from zoo.nn.losses.temperature import clamp_temperature, temperature
-from zoo.tasks.base import Task, as_batch_dict, seed_all
+from zoo.tasks.base import as_batch_dict, seed_all
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.retrieval_metrics import RECALL_AT, RetrievalMetrics
 from zoo.utils.keyed_random import mix
 from zoo.utils.transfer import to_host
@@ -28,7 +29,7 @@ _MAX_SHOWN = 5
 _BEHIND = 4  # steps that a warning lags behind on a GPU
 
 
-class ContrastiveTask(Task):
+class ContrastiveTask(EvaluatedTask):
     """Train a multi-tower model contrastively, as in CLIP, SigLIP or CLAP; works in any `lightning.Trainer`.
 
         model = zoo.contrast(image="vit_cifar_tiny", text="bert_tiny")
@@ -251,29 +252,13 @@ class ContrastiveTask(Task):
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics; deterministic."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics; deterministic."""
-        self._evaluate(batch, "test")
-
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """{modality: features [B, D]}."""
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
         return dict(features(self.evaluated(**self._inputs(batch))))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
-
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        batch = self._prepare(as_batch_dict(batch), 0, train=False)
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        batch = self._prepare(batch, 0, train=False)
         output = self.evaluated(**self._inputs(batch))
         by_modality = dict(features(output))
         keep = batch["weight"].bool() if "weight" in batch else slice(None)  # 0 marks padding rows of a rank

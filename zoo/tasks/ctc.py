@@ -12,12 +12,13 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from zoo.inference.ctc_decoding import beam, greedy
 from zoo.nn.losses.ctc import ctc_loss
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 
 
-class CTCTask(Task):
+class CTCTask(EvaluatedTask):
     """Train a CTC model to transcribe speech.
 
         L.Trainer(max_steps=2000).fit(CTCTask(model, lr=1e-3), loader)
@@ -64,26 +65,10 @@ class CTCTask(Task):
         losses = self._losses(*self._scores(self.model, batch), batch)
         return self.mean_loss(losses.sum(), len(losses))
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics, with greedy decoding."""
-        self._evaluate(batch, "val", 1)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics, with beam search of width `width`."""
-        self._evaluate(batch, "test", self.width)
-
     def predict_step(self, batch: Any, batch_idx: int) -> list[str]:
         """Transcripts."""
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
         return self._texts(*self._scores(self.evaluated, batch), self.width)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
 
     def _prepare(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Mapping[str, Any]:
         if self.augment is None:
@@ -115,14 +100,14 @@ class CTCTask(Task):
             ids = [hypotheses[0][0] for hypotheses in beam(logits, frames, width=width, blank=blank)]
         return [self.vocabulary.decode(one) for one in ids]
 
-    def _evaluate(self, batch: Any, stage: str, width: int) -> None:
-        batch = self._prepare(as_batch_dict(batch), 0, train=False)
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        batch = self._prepare(batch, 0, train=False)
         logits, frames = self._scores(self.evaluated, batch)
         if f"{stage}_loss" not in self.metrics:
             metrics: dict[str, Metric] = {"loss": MeanMetric(), "wer": WordErrorRate(), "cer": CharErrorRate()}
             self.metrics |= {f"{stage}_{name}": metric.to(self.device) for name, metric in metrics.items()}
         self.metrics[f"{stage}_loss"].update(self._losses(logits, frames, batch))
-        predictions = self._texts(logits, frames, width)
+        predictions = self._texts(logits, frames, self.width if stage == "test" else 1)
         rows = zip(batch["labels"].tolist(), batch["label_lengths"].tolist())
         references = [self.vocabulary.decode(row[:length]) for row, length in rows]
         for name in ("wer", "cer"):

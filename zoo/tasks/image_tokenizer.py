@@ -12,15 +12,16 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from zoo.models.dvae.model import DiscreteVAE, DiscreteVAEConfig, DiscreteVAEOutput
 from zoo.models.dvae.vector_quantizer import CodeStatistics
 from zoo.preprocessing.image import ImageProcessor
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.codebook_usage import CodebookUsage
 from zoo.tasks.config import ImageTokenizerSettings, OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.schedule import cosine_between
 from zoo.utils.keyed_random import seed_for
 
 
-class ImageTokenizerTask(Task):
+class ImageTokenizerTask(EvaluatedTask):
     """Train a `DiscreteVAE` to reconstruct images from their tokens.
 
         task = ImageTokenizerTask(zoo.create_model("dvae_small"), lr=1e-3)
@@ -119,34 +120,18 @@ class ImageTokenizerTask(Task):
         quantizer: Any = self.model.quantizer
         quantizer.update(found, dead_codes=self.objective.dead_codes, generator=key, group=self._group)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics."""
-        self._evaluate(batch, "test")
-
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Tokens [B, N]."""
         evaluated: Any = self.evaluated
         return evaluated.tokenize(self._pixels(as_batch_dict(batch), 0, train=False))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
 
     def _pixels(self, batch: Mapping[str, Any], step: int, *, train: bool) -> Tensor:
         if self.augment is not None:
             batch = self.augment(batch, seed=self.seed, step=step, train=train)
         return batch["pixel_values"]
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        pixels = self._pixels(as_batch_dict(batch), 0, train=False)
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        pixels = self._pixels(batch, 0, train=False)
         output: DiscreteVAEOutput = self.evaluated(pixel_values=pixels)
         if f"{stage}_loss" not in self.metrics:
             metrics: dict[str, Metric] = {"loss": MeanMetric(), "psnr": PeakSignalNoiseRatio(data_range=255.0)}

@@ -19,14 +19,14 @@ from zoo.nn.losses.token_labels import by_document, follows, next_tokens, real_t
 from zoo.parallel.fsdp import keeps_whole
 from zoo.parallel.stages import LastStage
 from zoo.parallel.vocabulary import VocabularyLinear
-from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.functions import COPY, at_least_float32
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 
 
-class LanguageModelingTask(Task):
+class LanguageModelingTask(EvaluatedTask):
     """Base class of language modeling tasks, evaluated by the mean loss per token and the perplexity.
 
     Logs `train_loss`, `lr`, `val_loss`, `val_perplexity`, `test_loss`, `test_perplexity`.
@@ -88,26 +88,10 @@ class LanguageModelingTask(Task):
         predictions = self.predict(self.model, batch, int(batch.get("epoch", 0)))
         return self.mean_loss(predictions.cross_entropy("sum"), predictions.count)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation loss; deterministic."""
-        self._evaluate(batch, "val_loss")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test loss; deterministic."""
-        self._evaluate(batch, "test_loss")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
-
-    def _evaluate(self, batch: Any, name: str) -> None:
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        name = f"{stage}_loss"
         if name not in self.metrics:
             self.metrics[name] = WeightedMean().to(self.device)
-        batch = as_batch_dict(batch)
         if self.pipeline is None:
             predictions = self.predict(self.evaluated, batch)
             total, count = predictions.cross_entropy("sum"), predictions.count

@@ -13,8 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from zoo.data.text.questions import Questions
 from zoo.inference.question_answering import MAX_ANSWER_TOKENS, best_spans
-from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 
 
 class AnswerScores(Metric):
@@ -81,7 +81,7 @@ class AnswerScores(Metric):
         return {name: total / max(len(found), 1) for name, total in totals.items()}
 
 
-class QuestionAnsweringTask(Task):
+class QuestionAnsweringTask(EvaluatedTask):
     """Train and evaluate a model that finds answers in contexts.
 
     Batches: the model's inputs, `start_positions` and `end_positions` [B], and for evaluation `question` [B] and
@@ -118,22 +118,6 @@ class QuestionAnsweringTask(Task):
         losses = self._losses(self._logits(self.model, batch), batch)
         return self.mean_loss(losses.sum(), len(losses))
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics; deterministic."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics; deterministic."""
-        self._evaluate(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
-
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Float32 logits [B, N, 2] of a batch; minus infinity at padding."""
         names = getattr(self.model, "inputs", None) or ("input_ids", "attention_mask")
@@ -151,8 +135,7 @@ class QuestionAnsweringTask(Task):
                   for name, scores in (("start", starts), ("end", ends))]  # fmt: skip
         return (losses[0] + losses[1]) / 2
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        batch = as_batch_dict(batch)
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
         logits = self._logits(self.evaluated, batch)
         if f"{stage}_loss" not in self.metrics:
             scores = AnswerScores(self.questions[stage], self.handle_impossible_answer)

@@ -16,9 +16,10 @@ from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.losses.token_labels import shift_right
 from zoo.parallel.context import divides_tokens
 from zoo.parallel.fsdp import gathered
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.language_modeling import Predictions, output_layer
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.console import announce
@@ -27,7 +28,7 @@ CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
 DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")
 
 
-class Seq2SeqTask(Task):
+class Seq2SeqTask(EvaluatedTask):
     """Train an encoder-decoder with teacher forcing: the decoder reads the target tokens, and predicts each next one.
 
         L.Trainer(max_steps=1000).fit(Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1), loader)
@@ -151,14 +152,6 @@ class Seq2SeqTask(Task):
         if self._generates("test"):
             texts = self._compare(batch, "test", {})
             self.predictions |= dict(zip(batch["index"].tolist(), texts))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
 
     def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
         """The texts that the model writes for the inputs of a batch."""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from zoo.models.base import Model
 from zoo.models.dalle.model import Dalle
 from zoo.models.maskgit.model import MaskGIT
-from zoo.tasks.base import Task, as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.utils.keyed_random import KeyedRandom
 
 
-class TextToImageTask(Task):
+class TextToImageTask(EvaluatedTask):
     """Train DALL-E to continue a text by the tokens of its image, or MaskGIT to fill in masked tokens of the image.
 
         L.Trainer(max_steps=1000).fit(TextToImageTask(zoo.create_model("dalle_nano"), lr=1e-3), loader)
@@ -166,22 +166,6 @@ class TextToImageTask(Task):
         return {"image": F.cross_entropy(scores.float(), ids[masked], reduction="none", label_smoothing=smoothing)}
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation losses; deterministic."""
-        self._evaluate(as_batch_dict(batch), "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test losses; deterministic."""
-        self._evaluate(as_batch_dict(batch), "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_epoch("test")
 
     def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
         for name, losses in self.losses(self.evaluated, batch, self.inputs(batch, stage)).items():

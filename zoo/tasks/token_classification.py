@@ -13,8 +13,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.preprocessing.tags import has_prefix
-from zoo.tasks.base import Task, as_batch_dict
+from zoo.tasks.base import as_batch_dict
 from zoo.tasks.config import OptimSettings
+from zoo.tasks.evaluated import EvaluatedTask
 from zoo.utils import distributed
 
 
@@ -97,7 +98,7 @@ class EntityScores(Metric):
         return names, torch.tensor(rows, dtype=torch.long).reshape(-1, 5)
 
 
-class TokenClassificationTask(Task):
+class TokenClassificationTask(EvaluatedTask):
     """Train and evaluate a model that gives each word a tag.
 
         task = TokenClassificationTask(zoo.load("bert", head="token"), labels=["O", "B-PER", "I-PER"], lr=5e-5)
@@ -152,25 +153,9 @@ class TokenClassificationTask(Task):
             return self.mean_loss(losses.sum(), len(losses))
         return self.mean_loss(*self._sum_of_losses(logits, labels))
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the validation metrics; deterministic."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics; deterministic."""
-        self._evaluate(batch, "test")
-
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Tags of tokens [B, N]."""
         return self._logits(self.evaluated, as_batch_dict(batch)).argmax(-1)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics; keep the counts of each type of entity."""
-        self._log_epoch("test")
 
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Float32 logits [B, N, C] of a batch."""
@@ -200,8 +185,7 @@ class TokenClassificationTask(Task):
             raise ValueError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected whole numbers of "
                              f"shape {list(logits.shape[:2])}, -100 where there is no word")  # fmt: skip
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        batch = as_batch_dict(batch)
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
         logits, labels = self._logits(self.evaluated, batch), batch["labels"]
         if f"{stage}_loss" not in self.metrics:
             made: dict[str, Metric] = {"loss": MeanMetric(), "accuracy": MulticlassAccuracy(

@@ -7,7 +7,6 @@ from zoo.models.base import Model
 from zoo.nn.core import CORES
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.registry import ALIASES, ATTENTION, BUILT_IN_MIXERS
-from zoo.tasks.base import as_batch_dict
 from zoo.tasks.language_modeling import CausalLMTask
 from zoo.tasks.weighted_mean import WeightedMean
 from zoo.training.parse import SettingsError
@@ -57,13 +56,12 @@ class RecallTask(CausalLMTask):
         """As in Task."""
         return super().validation_metrics | {"val_accuracy": "max"}
 
-    def _evaluate(self, batch: Any, name: str) -> None:
-        stage = name.removesuffix("_loss")
-        for metric in (name, f"{stage}_accuracy"):
+    def _evaluate(self, batch: Mapping[str, Any], stage: str) -> None:
+        for metric in (f"{stage}_loss", f"{stage}_accuracy"):
             if metric not in self.metrics:
                 self.metrics[metric] = WeightedMean().to(self.device)
-        loss, right, count = self.scores(as_batch_dict(batch))
-        self.metrics[name].update(loss / count.clamp(min=1), count)
+        loss, right, count = self.scores(batch)
+        self.metrics[f"{stage}_loss"].update(loss / count.clamp(min=1), count)
         self.metrics[f"{stage}_accuracy"].update(right / count.clamp(min=1), count)
 
     def scores(self, batch: Mapping[str, Any]) -> tuple[Any, Any, Any]:
