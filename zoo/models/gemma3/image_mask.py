@@ -21,7 +21,7 @@ class ImageMask(Mask):
     """
 
     images: Tensor = field(repr=False)
-    inner: Mask = CAUSAL
+    inner: Mask  # without a default, which torch.compile would not trace
     left: int | None = None
 
     @property
@@ -42,7 +42,8 @@ class ImageMask(Mask):
         )
 
     def __hash__(self) -> int:
-        return hash((id(self.images), self.inner, self.left))
+        own = vars(self)  # torch.compile asks before they are set
+        return hash((id(own.get("images")), own.get("inner"), own.get("left")))
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         row = b if self.images.shape[0] > 1 else b * 0
@@ -59,4 +60,5 @@ def image_mask(where: Tensor, attention_mask: Tensor | None) -> ImageMask:
         keep = attention_mask.bool()
         where = torch.zeros_like(where).scatter(1, places_real_first(keep), where & keep)
     begins = where & ~F.pad(where, (1, 0))[:, :-1]
-    return ImageMask((begins.cumsum(1) - 1).masked_fill(~where, -1))
+    images = (begins.cumsum(1) - 1).masked_fill(~where, -1)
+    return ImageMask(images, CAUSAL)

@@ -22,7 +22,7 @@ class PrefixMask(Mask):
     """
 
     prefix: Tensor = field(repr=False)
-    inner: Mask = CAUSAL
+    inner: Mask  # without a default, which torch.compile would not trace
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -36,7 +36,8 @@ class PrefixMask(Mask):
         return isinstance(other, PrefixMask) and self.prefix is other.prefix and self.inner == other.inner
 
     def __hash__(self) -> int:
-        return hash((id(self.prefix), self.inner))
+        own = vars(self)  # torch.compile asks before they are set
+        return hash((id(own.get("prefix")), own.get("inner")))
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         row = b if self.prefix.shape[0] > 1 else b * 0
@@ -49,7 +50,7 @@ def prefix_mask(token_type_ids: Tensor, attention_mask: Tensor | None) -> Prefix
     prefix = token_type_ids == 0
     if attention_mask is not None:
         prefix = torch.zeros_like(prefix).scatter(1, places_real_first(attention_mask != 0), prefix)
-    return PrefixMask(prefix)
+    return PrefixMask(prefix, CAUSAL)
 
 
 def check_sees_ahead(blocks: Iterable[nn.Module], what: str) -> None:
