@@ -1,10 +1,14 @@
 """Images with texts about them: which tokens are predicted, which text of an image is taken, and emoji."""
 
+import io
 import os
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from zoo.data.image_text.datamodule import ImageTextDataModule, ImageTextRows, TokenLayout
 from zoo.data.image_text.dataset import ImageText, ImageTexts
@@ -145,3 +149,35 @@ def test_captions_of_partly_named_scenes(monkeypatch: pytest.MonkeyPatch) -> Non
         CaptionDataSettings(partly_named=1.0, partly_named_until=3)
     with pytest.raises(ValueError, match="no fewer epochs than partly_named_epochs"):
         CaptionDataSettings(partly_named=0.5, partly_named_epochs=4, partly_named_until=3)
+
+
+def test_questions_about_the_same_bytes_are_about_one_image(tmp_path: Path) -> None:
+    """As in datasets with a row for each question: an image must not be both in training and in the test."""
+    processor = ImageProcessor(size=(16, 16))
+
+    def png(shade: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (16, 16), (shade, 10, 200)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    rows = [(10 * (i // 4), f"question {i}?", str(i // 4)) for i in range(80)]
+    table = {"image": [{"bytes": png(row[0])} for row in rows], "question": [row[1] for row in rows],
+             "answer": [row[2] for row in rows]}  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "questions.parquet")
+    found = load_visual_questions(VisualQuestionSettings(name=str(tmp_path / "questions.parquet")), processor=processor)
+    assert (len(found.train), len(found.test)) == (18, 2)
+    answers = [{text.target for row in part.texts for text in row} for part in (found.train, found.test)]
+    assert not answers[0] & answers[1] and all(len(row) == 4 for row in found.train.texts)
+
+
+def test_a_test_table_without_a_usable_image(tmp_path: Path) -> None:
+    for split, content in (("train", None), ("test", b"no image")):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{split}.png")
+        if content:
+            (tmp_path / f"{split}.png").write_bytes(content)
+        (tmp_path / f"{split}.csv").write_text(f"file,question,answer\n{split}.png,what?,a dot\n")
+    settings = {"processor": ImageProcessor(size=(16, 16))}
+    with pytest.raises(DataError, match=r"1 rows cannot be used; .* pass on_error=skip"):
+        load_visual_questions(VisualQuestionSettings(name=str(tmp_path)), **settings)
+    with pytest.raises(DataError, match=r"no image of test can be used; the first: .*test.csv, line 2"):
+        load_visual_questions(VisualQuestionSettings(name=str(tmp_path), on_error="skip"), **settings)

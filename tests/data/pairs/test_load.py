@@ -108,6 +108,33 @@ def test_what_is_missing_or_broken_is_listed_all_of_it(folder: Path, capsys: pyt
     assert "skipped 4 pairs" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_a_held_out_part_of_broken_files_alone_is_held_out_again(tmp_path: Path) -> None:
+    """One of ten pairs is held out; whichever it is, the readable ones are split."""
+    rows = [f"{i}.png" for i in range(9)]
+    for i, file in enumerate(rows):
+        (tmp_path / file).write_bytes(png(20 * i))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    for place in range(10):
+        files = [*rows[:place], "broken.png", *rows[place:]]
+        (tmp_path / "captions.csv").write_text("file,caption\n" + "".join(f"{file},a {file}\n" for file in files))
+        sets = load(tmp_path, on_error="skip")
+        assert len(sets.train) + len(sets.test) == 9 and len(sets.test) == 1
+        with pytest.raises(DataError, match=r"1 pairs cannot be used; .* pass on_error=skip"):
+            load(tmp_path)
+
+
+def test_rows_with_the_same_bytes_are_captions_of_one_image(tmp_path: Path) -> None:
+    """As in datasets with a row for each caption: an image must not be both in training and in the test."""
+    shades = [i // 5 for i in range(100)]
+    captions = [f"shade {shade} {i}" for i, shade in enumerate(shades)]
+    table = {"image": [{"bytes": png(10 * shade)} for shade in shades], "caption": captions}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "pairs.parquet")
+    sets = load(tmp_path / "pairs.parquet")
+    assert (len(sets.train), len(sets.test)) == (18, 2)
+    found = [{caption.split()[1] for row in part.captions for caption in row} for part in (sets.train, sets.test)]
+    assert not found[0] & found[1] and all(len(row) == 5 for row in sets.train.captions)
+
+
 def test_pictures_are_fitted_as_the_model_does(tmp_path: Path) -> None:
     tall = Image.linear_gradient("L").resize((20, 60)).convert("RGB")
     tall.save(tmp_path / "0.png")

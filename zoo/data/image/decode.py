@@ -60,7 +60,7 @@ def decode(
         channels: Number of channels of the result.
         resize: Converts a PIL image to uint8 [channels, *size], as `ImageProcessor.pixels` does. If None, images of
             other sizes are errors.
-        on_error: `raise` raises at the first broken image, `skip` skips and lists it.
+        on_error: `raise` raises at the first broken image, `skip` skips and lists it; `collect` also lists all of them.
         cache: Keep the result of a slow decoding on disk, and read it from there if nothing has changed.
 
     Raises:
@@ -106,7 +106,7 @@ def _decode(
         return ""
 
     broken = decode_all(len(blobs), decode_one, "image", on_error, processes=True)
-    kept = torch.tensor([i for i in range(len(blobs)) if i not in broken])
+    kept = torch.tensor([i for i in range(len(blobs)) if i not in broken], dtype=torch.int64)
     return Decoded(images if not broken else images[kept], kept, list(broken.values()))
 
 

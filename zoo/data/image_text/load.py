@@ -12,7 +12,7 @@ from zoo.data.image_text.dataset import CAPTION, ImageText, ImageTexts
 from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.images import ResizeAndCrop
-from zoo.data.pairs.load import load_pairs
+from zoo.data.pairs.load import check_not_empty, load_pairs
 from zoo.data.pairs.tables import NAMES, caption_folder
 from zoo.data.sources.columns import FILE_NAMES, announce_skipped, encoded_item, find_column
 from zoo.data.sources.find import find_tables
@@ -61,6 +61,7 @@ def load_visual_questions(
         listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
         raise DataError(f"{len(skipped)} rows cannot be used; fix or remove them, or pass on_error=skip to skip them:"
                         f"\n  {listed}")  # fmt: skip
+    check_not_empty(parts, source.where, skipped)
     test_name = (s.test or "") if "test" in parts else f"a held-out part of {source.name}"
     parts = with_test(parts, seed, f"{source.where} has {len(parts['train'])} images: too few to hold some out")
     announce_skipped(skipped, "rows")
@@ -161,8 +162,8 @@ def _decoded(table: Table, s: VisualQuestionSettings, processor: ImageProcessor,
     blobs, texts, places = _rows(table, s, skipped)
     if not blobs:
         return ImageTexts(torch.empty(0, 3, *processor.size, dtype=torch.uint8), [])
-    decoded = decode(blobs, places.__getitem__, size=processor.size, resize=ResizeAndCrop(processor), on_error="skip",
-                     cache=s.cache_decoded)  # fmt: skip
+    decoded = decode(blobs, places.__getitem__, size=processor.size, resize=ResizeAndCrop(processor),
+                     on_error="collect", cache=s.cache_decoded)  # fmt: skip
     skipped += decoded.broken
     return ImageTexts(decoded.images, [tuple(texts[i]) for i in decoded.kept.tolist()])
 
@@ -170,14 +171,14 @@ def _decoded(table: Table, s: VisualQuestionSettings, processor: ImageProcessor,
 def _rows(
     table: Table, s: VisualQuestionSettings, skipped: list[str]
 ) -> tuple[list[Blob], list[list[ImageText]], list[str]]:
-    """(encoded images, the texts of each, their places for messages); rows of one file are texts of one image."""
+    """(encoded images, the texts of each, places for messages); rows of one file or the same bytes are one image."""
     columns = table.columns
     images = find_column(table, s.images, "images", (*NAMES["images"], *FILE_NAMES))
     answers = find_column(table, s.answers, "answers", ANSWER_NAMES)
     questions = "" if s.question else find_column(table, s.questions, "questions", QUESTION_NAMES)
     types = s.types or next((name for name in TYPE_NAMES if name in columns and name not in (answers, questions)), "")
     base = Path(table.where).parent
-    found: dict[Any, tuple[Blob, list[ImageText], str]] = {}
+    found: dict[Blob, tuple[Blob, list[ImageText], str]] = {}
     for row in range(len(table)):
         place = table.place(row)
         blob, problem = encoded_item(columns[images][row], base)
@@ -189,9 +190,8 @@ def _rows(
         if problem or blob is None:
             skipped.append(f"{place}: {problem}")
             continue
-        key: Any = blob if isinstance(blob, Path) else row
         text = ImageText(question.strip(), answer.strip(), str(columns[types][row]) if types else "")
-        found.setdefault(key, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))[1].append(text)
+        found.setdefault(blob, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))[1].append(text)
     blobs, texts, places = zip(*found.values()) if found else ((), (), ())
     return list(blobs), list(texts), list(places)
 

@@ -127,7 +127,7 @@ class AudioDecoder:
             rows.places.__getitem__,
             sampling_rate=self.sampling_rate,
             resample=self.resample,
-            on_error="skip",
+            on_error="collect",
         )
         skipped += decoded.broken
         self.sampling_rate = decoded.clips.sampling_rate

@@ -37,7 +37,7 @@ def decode_images(
     if not len(rows):
         return PairDataset(torch.empty(0, 3, *size, dtype=torch.uint8), [])
     fit = fit or ResizeAndCrop(ImageProcessor(size=size))
-    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit, on_error="skip", cache=cache)
+    decoded = decode(rows.blobs, rows.places.__getitem__, size=size, resize=fit, on_error="collect", cache=cache)
     skipped += decoded.broken
     if decoded.note:
         announce(f"{len(rows):,} pairs: {decoded.note}")

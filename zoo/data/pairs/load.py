@@ -1,5 +1,6 @@
 """Load image-text pairs from tables, folders, shards, the Hub, or synthetic scenes."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from zoo.data.pairs.streamed import load_streamed_pairs
 from zoo.data.pairs.tables import caption_folder, pair_rows
 from zoo.data.sources.columns import announce_skipped
 from zoo.data.sources.find import Source, find_tables
-from zoo.data.splits import with_test
+from zoo.data.splits import Items, with_test
 from zoo.data.streams.folder import find_shards
 from zoo.data.synthetic import scenes
 from zoo.preprocessing.image import ImageProcessor
@@ -94,8 +95,17 @@ def from_tables(source: Source, s: Any, role: str, decode: Decoder[T], seed: int
         listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
         raise DataError(f"{len(skipped)} pairs cannot be used; fix or remove them, or pass on_error=skip to skip "
                         f"them:\n  {listed}")  # fmt: skip
-    for split, part in sets.items():
-        if not len(part):
-            raise DataError(f"{source.where}: no pair of {split} can be used; the first: {skipped[0]}")
+    if "test" not in source.tables and len(sets["train"]) and not len(sets["test"]):  # of broken files alone
+        sets |= with_test({"train": sets["train"]}, seed, problem)
+    check_not_empty(sets, source.where, skipped)
     return PairSplits(sets["train"], sets["test"], source.name, True, source.where, validation=sets.get("validation"),
                       skipped=skipped, test_name=test_name)  # fmt: skip
+
+
+def check_not_empty(parts: Mapping[str, Items], where: str, skipped: Sequence[str]) -> None:
+    """Raises: DataError for a part of which no item can be used. skipped: what is wrong with each."""
+    for split, part in parts.items():
+        if not len(part):
+            raise DataError(
+                f"{where}: no {part.noun.removesuffix('s')} of {split} can be used; the first: {skipped[0]}"
+            )

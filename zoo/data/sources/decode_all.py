@@ -29,7 +29,8 @@ def decode_all(
         count: Number of items.
         decode_one: Decodes the i-th item; returns "where: why" if it is broken, else an empty string.
         noun: What an item is, for messages: `image` or `audio file`.
-        on_error: `raise` raises an error for the first broken item, `skip` continues with the others.
+        on_error: `raise` raises an error for the first broken item, `skip` continues with the others, and `collect`
+            also returns if all are broken, for callers that have more items than these.
         processes: Whether `decode_one` may run in other processes, because it writes to a `shared_buffer` alone. They
             are used for long work: small files take most of their time in Python, where threads take turns.
 
@@ -73,7 +74,7 @@ def decode_all(
     first = next(iter(broken.values()), "missing")
     if broken and on_error == "raise":
         raise DataError(f"{first}. Fix or remove it, or pass on_error=skip to skip broken {noun}s")
-    if len(broken) == count:
+    if len(broken) == count and on_error != "collect":
         raise DataError(f"no {noun} can be read; the first is {first}")
     return broken
 
