@@ -16,11 +16,12 @@ from zoo.data.splits import Splits
 from zoo.data.synthetic.translations import make_translations
 from zoo.data.text.parallel import ParallelTexts
 from zoo.data.text.parallel_datamodule import ParallelDataModule
+from zoo.nn.losses.token_labels import shift_right
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks import BLEU, Seq2SeqSpeechTask, Seq2SeqTask, inverse_sqrt
 from zoo.tasks.config import OptimSettings
 from zoo.tasks.language_modeling import Predictions, output_layer
-from zoo.tasks.seq2seq import select_rows, shift_right
+from zoo.tasks.text_metric import select_rows
 
 SMALL = {"vocab_size": 60, "width": 32, "depth": 1, "heads": 2, "dropout": 0.0, "seed": 0}
 NAMES = ["bart_nano", "transformer_nano"]

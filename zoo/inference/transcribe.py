@@ -32,9 +32,8 @@ from zoo.inference.whisper_windows import WhisperTranscriber
 from zoo.models.base import Model
 from zoo.models.whisper.model import Whisper
 from zoo.preprocessing.audio import name_of
-from zoo.preprocessing.audio_io import AudioError
+from zoo.preprocessing.audio_io import SUFFIXES, AudioError
 from zoo.preprocessing.ctc_vocabulary import Vocabulary
-from zoo.preprocessing.modality import AUDIO_SUFFIXES
 from zoo.utils.errors import check_choice, did_you_mean, is_number
 from zoo.utils.folders import data_files
 
@@ -302,7 +301,7 @@ def recordings(path: Path) -> list[tuple[Path, Path]]:
     """(file, its name below the output folder) of a file, or of each audio file in a folder and below it."""
     if not path.is_dir():
         return [(path, Path(path.name))]
-    files = [file for file in data_files(path) if file.suffix.lower() in AUDIO_SUFFIXES]
+    files = [file for file in data_files(path) if file.suffix.lower() in SUFFIXES]
     if not files:
-        raise AudioError(f"{path} is a folder without audio files (files that end with {', '.join(AUDIO_SUFFIXES)})")
+        raise AudioError(f"{path} is a folder without audio files (files that end with {', '.join(SUFFIXES)})")
     return [(file, file.relative_to(path)) for file in files]

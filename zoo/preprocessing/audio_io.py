@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Source = str | Path | bytes
 
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a")
 CHUNK = 1 << 18  # frames decoded at a time when a file is streamed
 _SLACK = 64  # bytes that some writers declare beyond what they write
 _STREAMED = 0x7FFF0000  # bytes: writers that cannot seek back declare the largest value of the field

@@ -35,8 +35,6 @@ from zoo.preprocessing.tiled_image import TiledImageProcessor
 from zoo.preprocessing.waveform import WaveformFeatureExtractor
 from zoo.preprocessing.whisper import WhisperProcessor
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".m4a")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
@@ -57,9 +55,8 @@ class Modality:
     their head or "contrastive".
     html, plot: render one item in HTML and with matplotlib; see `display.py`.
     templates: prompts for zero-shot classification, with {} for the class name.
-    processors: {kind in config.json: class}. processor: code that creates one, for messages. sample: input of a usage
-    example. transformers_processor: what transformers reads it with: "tokenizer", "feature_extractor" or
-    "image_processor"; empty if it does not.
+    processors: {kind in config.json: class}. processor: code that creates one, for messages. transformers_processor:
+    "tokenizer", "feature_extractor", "image_processor", or empty. sample: input of a usage example.
     """
 
     name: str
@@ -199,7 +196,7 @@ MODALITIES: dict[str, Modality] = {
         alternatives=("input_features",),
         argument="audio",
         options=("sampling_rate", "resample", "too_long"),
-        suffixes=AUDIO_SUFFIXES,
+        suffixes=audio_io.SUFFIXES,
         unnamed="an audio clip",
         is_item=_is_clip,
         load=audio_io.read,

@@ -8,20 +8,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchmetrics import Metric
 
-from zoo.inference.generation.beam_search import check_beams
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.models.bridge.model import Bridge
 from zoo.nn.losses.cross_entropy import IGNORED
-from zoo.parallel.context import divides_tokens
-from zoo.parallel.fsdp import gathered
 from zoo.tasks.base import as_batch_dict
 from zoo.tasks.language_modeling import CausalLMTask, Predictions, _inputs, output_layer
-from zoo.tasks.seq2seq import say_without_texts, select_rows
+from zoo.tasks.text_metric import TextMetricTask
 from zoo.tasks.weighted_mean import WeightedMean
 
 
-class ImageTextTask(CausalLMTask):
+class ImageTextTask(TextMetricTask, CausalLMTask):
     """Train a model that reads images and writes texts: a bridge (LLaVA, Flamingo), or an encoder-decoder (BLIP).
 
     Batches: those of `ImageTextDataModule`: the model's inputs with `input_ids` [B, N], `labels` [B, N], the token of
@@ -61,37 +58,22 @@ class ImageTextTask(CausalLMTask):
                  references: Mapping[str, Sequence[Any]] | None = None, val_samples: int = 200,
                  generation: Mapping[str, Any] | None = None, **options: Any):  # fmt: skip
         super().__init__(model, lr, **options)
-        if text_metric is not None and references is None:
-            raise ValueError("text_metric= compares generated texts with references=: give both or none")
         if not types:  # captions differ in many words, of which one decides whether all of a text is right
             self.monitor, self.mode = "val_loss", "min"
         self.types, self.groups, self.control = list(types), dict(groups or {}), control
-        self.text_metric, self.references, self.val_samples = text_metric, references or {}, val_samples
-        self.generation = {"num_beams": 1, "max_new_tokens": 64} | dict(generation or {})
-        check_beams(self.generation["num_beams"], getattr(model, "config", None))  # not after the training
-        self.text_metrics: dict[str, Metric] = {}
-        self.predictions: dict[int, str] = {}
+        usual = {"num_beams": 1, "max_new_tokens": 64}
+        self.set_text_metric(text_metric, references, val_samples, usual | dict(generation or {}))
         self.wrong: list[int] = []
 
     @property
     def validation_metrics(self) -> dict[str, str]:
         """As in Task."""
-        found = super().validation_metrics | {f"val_{name}": "max" for name in self.accuracies}
-        if self.text_metric is None or not self.val_samples:
-            return found
-        directions: Mapping[str, str] = self.text_metric().directions  # type: ignore[assignment]
-        return found | {f"val_{name}": direction for name, direction in directions.items()}
+        return super().validation_metrics | {f"val_{name}": "max" for name in self.accuracies}
 
     @property
     def accuracies(self) -> list[str]:
         """Names of the accuracies: of all texts, of each type and of each group."""
         return ["accuracy", *(f"accuracy_{name}" for name in [*self.types, *self.groups])]
-
-    @property
-    def reports(self) -> dict[str, Any]:
-        """Entries of the results of a run: the signature of the metric of texts, if it has one."""
-        signature = getattr(self.text_metrics.get("test"), "signature", None)
-        return {"bleu_signature": signature} if signature else {}
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any], epoch: int | None = None) -> Predictions:
         """As in CausalLMTask; a bridge computes the scores of the texts alone, not of its image tokens."""
@@ -111,17 +93,14 @@ class ImageTextTask(CausalLMTask):
         """Update the validation metrics, with greedy decoding."""
         batch = as_batch_dict(batch)
         self._evaluate_texts(batch, "val")
-        if self._generates("val") and len(rows := (batch["index"] < self.val_samples).nonzero()[:, 0]):
-            self._compare(select_rows(batch, rows), "val", {"num_beams": 1})
+        self._validate_texts(batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Update the test metrics."""
         batch = as_batch_dict(batch)
         right = self._evaluate_texts(batch, "test")
         self.wrong += batch["index"][~right].tolist()
-        if self._generates("test"):
-            texts = self._compare(batch, "test", {})
-            self.predictions |= dict(zip(batch["index"].tolist(), texts))
+        self._test_texts(batch)
         if self.control and len(batch["index"]) > 1:
             images = batch["pixel_values"]  # half a batch away, because the texts of one image follow each other
             self._evaluate_texts(dict(batch) | {"pixel_values": images.roll(len(images) // 2, 0)}, "shuffled")
@@ -166,33 +145,13 @@ class ImageTextTask(CausalLMTask):
             self.metrics[name] = WeightedMean().to(self.device)
         return self.metrics[name]
 
-    def on_fit_start(self) -> None:
-        """As in Seq2SeqTask."""
-        super().on_fit_start()
-        say_without_texts(self)
-
-    def _generates(self, stage: str) -> bool:
-        """Whether texts are generated; processes that divide the tokens of a text cannot."""
-        return self.text_metric is not None and stage in self.references and not divides_tokens(self.evaluated)
-
-    def _compare(self, batch: Mapping[str, Any], stage: str, options: dict[str, Any]) -> list[str]:
-        """Generate texts for a batch, and update the metric of texts."""
-        with gathered(self.evaluated):
-            texts = self.generate(self.evaluated, batch, **options)
-        if stage not in self.text_metrics:
-            self.text_metrics[stage] = cast(Callable[[], Metric], self.text_metric)().to(self.device)
-        self.text_metrics[stage].update(texts, [self.references[stage][i] for i in batch["index"].tolist()])
-        return texts
-
     def _log_epoch(self, stage: str) -> None:
         loss = float(self.metrics[f"{stage}_loss"].compute())
         row = {f"{stage}_loss": loss, f"{stage}_perplexity": torch.tensor(min(loss, 80.0)).exp().item()}
         row |= {f"{stage}_{name}": value for name, value in self._accuracies(stage).items()}
         if stage == "test" and self.control:
             row |= {f"test_shuffled_images_{name}": value for name, value in self._accuracies("shuffled").items()}
-        if metric := self.text_metrics.get(stage):
-            row |= {f"{stage}_{name}": score for name, score in metric.compute().items()}
-            metric.reset()
+        row |= self._text_scores(stage)
         for name in [name for name in self.metrics if name.startswith((stage, "shuffled"))]:
             self.metrics[name].reset()
         self.log_evaluation(row)

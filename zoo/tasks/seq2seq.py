@@ -9,26 +9,22 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from zoo.inference.generation.beam_search import check_beams
 from zoo.inference.generation.generate import generate
 from zoo.models.base import Model
 from zoo.nn.losses.cross_entropy import IGNORED
 from zoo.nn.losses.token_labels import shift_right
-from zoo.parallel.context import divides_tokens
-from zoo.parallel.fsdp import gathered
 from zoo.tasks.base import as_batch_dict
 from zoo.tasks.classification import Augmentation
 from zoo.tasks.config import OptimSettings
-from zoo.tasks.evaluated import EvaluatedTask
 from zoo.tasks.language_modeling import Predictions, output_layer
+from zoo.tasks.text_metric import TextMetricTask
 from zoo.tasks.weighted_mean import WeightedMean
-from zoo.utils.console import announce
 
 CHUNK = 2048  # tokens whose scores are computed at a time in evaluation
 DECODER_INPUTS = ("decoder_input_ids", "decoder_attention_mask", "lengths")
 
 
-class Seq2SeqTask(EvaluatedTask):
+class Seq2SeqTask(TextMetricTask):
     """Train an encoder-decoder with teacher forcing: the decoder reads the target tokens, and predicts each next one.
 
         L.Trainer(max_steps=1000).fit(Seq2SeqTask(model, lr=1e-3, label_smoothing=0.1), loader)
@@ -77,33 +73,18 @@ class Seq2SeqTask(EvaluatedTask):
         if start is None:
             raise ValueError(f"{type(model).__name__} has no decoder_start_token_id, the token that the decoder reads "
                              f"first: expected an encoder-decoder whose config has one")  # fmt: skip
-        if text_metric is not None and references is None:
-            raise ValueError("text_metric= compares generated texts with references=: give both or none")
         self.start_id: int = start
         pad = getattr(config, "pad_token_id", None)
         self.pad_id: int = start if pad is None else pad
-        self.label_smoothing, self.val_samples = label_smoothing, val_samples
-        self.text_metric, self.references = text_metric, references or {}
-        self.generation = {"num_beams": 1, "max_new_tokens": 128} | dict(generation or {})
-        check_beams(self.generation["num_beams"], config)  # not after the training
+        self.label_smoothing = label_smoothing
+        usual = {"num_beams": 1, "max_new_tokens": 128}
+        self.set_text_metric(text_metric, references, val_samples, usual | dict(generation or {}))
         self.metrics: dict[str, Metric] = {}  # a plain dict: metrics are not part of the state dict
-        self.predictions: dict[int, str] = {}
 
     @property
     def validation_metrics(self) -> dict[str, str]:
         """As in Task."""
-        found = super().validation_metrics | {"val_perplexity": "min", "val_token_accuracy": "max"}
-        if self.text_metric is None or not self.val_samples:
-            return found
-        directions: Mapping[str, str] = self.text_metric().directions  # type: ignore[assignment]
-        return found | {f"val_{name}": direction for name, direction in directions.items()}
-
-    @property
-    def reports(self) -> dict[str, Any]:
-        """Entries of the results of a run: the signature of the metric of texts, if it has one."""
-        metric = self.metrics.get("test_text")
-        signature = getattr(metric, "signature", None)
-        return {f"{type(metric).__name__.lower()}_signature": signature} if signature else {}
+        return super().validation_metrics | {"val_perplexity": "min", "val_token_accuracy": "max"}
 
     def loss_of(self, batch: Mapping[str, Any], step: int, micro: int) -> Tensor:
         """Mean loss over the target tokens of a micro-batch."""
@@ -142,16 +123,13 @@ class Seq2SeqTask(EvaluatedTask):
         """Update the validation metrics, with greedy decoding."""
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
         self._evaluate(batch, "val")
-        if self._generates("val") and len(rows := (batch["index"] < self.val_samples).nonzero()[:, 0]):
-            self._compare(select_rows(batch, rows), "val", {"num_beams": 1})
+        self._validate_texts(batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Update the test metrics, with beam search."""
         batch = self._prepare(as_batch_dict(batch), 0, train=False)
         self._evaluate(batch, "test")
-        if self._generates("test"):
-            texts = self._compare(batch, "test", {})
-            self.predictions |= dict(zip(batch["index"].tolist(), texts))
+        self._test_texts(batch)
 
     def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
         """The texts that the model writes for the inputs of a batch."""
@@ -165,24 +143,6 @@ class Seq2SeqTask(EvaluatedTask):
         if self.augment is None:
             return batch
         return self.augment(batch, seed=self.seed, step=step, train=train)
-
-    def on_fit_start(self) -> None:
-        """As in Task; says once that no texts are generated where processes divide the tokens."""
-        super().on_fit_start()
-        say_without_texts(self)
-
-    def _generates(self, stage: str) -> bool:
-        """Whether texts are generated; processes that divide the tokens of a text cannot."""
-        return self.text_metric is not None and stage in self.references and not divides_tokens(self.evaluated)
-
-    def _compare(self, batch: Mapping[str, Any], stage: str, options: dict[str, Any]) -> list[str]:
-        """Generate texts for a batch, and update the metric of texts."""
-        with gathered(self.evaluated):
-            texts = self.generate(self.evaluated, batch, **options)
-        self._metric(f"{stage}_text", cast(Callable[[], Metric], self.text_metric)).update(
-            texts, [self.references[stage][i] for i in batch["index"].tolist()]
-        )
-        return texts
 
     def _metric(self, name: str, make: Callable[[], Metric]) -> Metric:
         if name not in self.metrics:
@@ -207,28 +167,4 @@ class Seq2SeqTask(EvaluatedTask):
             row[f"{stage}_{name}"] = float(self.metrics[f"{stage}_{name}"].compute())
             self.metrics[f"{stage}_{name}"].reset()
         row[f"{stage}_perplexity"] = math.exp(min(row[f"{stage}_loss"], 700.0))
-        if self._generates(stage) and (stage == "test" or self.val_samples):
-            metric = self._metric(f"{stage}_text", cast(Callable[[], Metric], self.text_metric))
-            row |= {f"{stage}_{name}": score for name, score in metric.compute().items()}
-            metric.reset()
-        self.log_evaluation(row)
-
-
-def say_without_texts(task: Any) -> None:
-    """Say which metrics a plan leaves out, because its processes divide the tokens of a text."""
-    if task.text_metric is not None and divides_tokens(task.evaluated):
-        names = ", ".join(task.text_metric().directions)
-        announce(f"no {names}: processes that divide tokens (plan.context) generate no texts; zoo.generate does so "
-                 "after the run, with the saved model")  # fmt: skip
-
-
-def select_rows(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    """The rows [K] of a batch: of its tensors, and of lists with an entry for each row."""
-    count = len(batch["index"])
-    found = dict(batch)
-    for name, value in batch.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) == count:
-            found[name] = value[rows]
-        elif isinstance(value, list) and len(value) == count:
-            found[name] = [value[i] for i in rows.tolist()]
-    return found
+        self.log_evaluation(row | self._text_scores(stage))

@@ -14,8 +14,7 @@ from zoo.data.sources.decode_all import decode_all
 from zoo.data.sources.find import Read, split_tables
 from zoo.data.sources.fingerprint import note_files
 from zoo.data.sources.tables import Table, read_table
-from zoo.preprocessing.audio_io import AudioError, info, name_of, read, resampled
-from zoo.preprocessing.modality import AUDIO_SUFFIXES
+from zoo.preprocessing.audio_io import SUFFIXES, AudioError, info, name_of, read, resampled
 from zoo.utils.errors import DataError
 
 AUDIO_NAMES = ("audio", "file_name", "file", "path", "filename", "wav", "sound")
@@ -155,7 +154,7 @@ def audio_folder(folder: Path, read: Read = read_audio_table) -> dict[str, Table
     Raises: DataError for a folder without audio in the expected layout.
     """
     tables = split_tables(folder, read, alone=("metadata",))
-    return tables or class_tables(folder, AUDIO_SUFFIXES, "audio file")
+    return tables or class_tables(folder, SUFFIXES, "audio file")
 
 
 def with_full_paths(table: Table, folder: Path) -> Table:
