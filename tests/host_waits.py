@@ -69,7 +69,14 @@ def on_fake_gpu(model: nn.Module) -> nn.Module:
                         nn.Parameter(data, value.requires_grad) if entries is module._parameters else data
                     )
                 entries[name] = None if value is None else moved[id(value)]  # type: ignore[assignment]
-        for name in ("ids_checked", "range_checked", "mask_checked", "lengths_checked", "ends_checked"):
+        for name in (
+            "ids_checked",
+            "range_checked",
+            "mask_checked",
+            "lengths_checked",
+            "ends_checked",
+            "_labels_checked",
+        ):
             if hasattr(module, name):
                 setattr(module, name, True)
     return model

@@ -22,8 +22,12 @@ from zoo.tasks import (
     ClassificationTask,
     ContrastiveTask,
     CTCTask,
+    ImageTextTask,
     MaskedLMTask,
     QuestionAnsweringTask,
+    Seq2SeqSpeechTask,
+    Seq2SeqTask,
+    TextToImageTask,
     TokenClassificationTask,
     base,
     contrastive,
@@ -32,7 +36,8 @@ from zoo.tasks.pipelined import pair
 from zoo.utils.keyed_random import beta_quantiles, log_uniform_quantiles
 
 IDS = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [14, 15, 16, 17]]
-TEXT = dict(width=32, depth=2, heads=2, vocab_size=30, max_length=16)
+ENDS: Any = dict(bos_token_id=0, eos_token_id=1, pad_token_id=0, decoder_start_token_id=2)
+TEXT: Any = dict(width=32, depth=2, heads=2, vocab_size=30, max_length=16)
 
 
 def texts(**more: Any) -> dict[str, Any]:
@@ -96,6 +101,38 @@ def pairs_task(**options: Any) -> ContrastiveTask:
     return ContrastiveTask(zoo.contrast(image=image, text={"name": "bert_tiny"} | TEXT), **options)
 
 
+def documents() -> dict[str, Any]:
+    numbers = torch.tensor([[0] * 4 + [1] * 2, [0] * 6, [0] * 3 + [1] * 3])
+    return {"input_ids": torch.ones(3, 6).long(), "document_ids": numbers, "lengths": [4, 2, 6, 3, 3],
+            "labels": torch.ones(3, 6).long()}  # fmt: skip
+
+
+def translations() -> dict[str, Any]:
+    labels = torch.tensor([[4, 5, 6, 1], [4, 1, -100, -100], [4, 5, 1, -100]])
+    return texts(labels=labels, label_lengths=[4, 2, 3])
+
+
+def transcripts() -> dict[str, Any]:
+    labels = torch.tensor([[4, 5, 6, 1], [4, 1, -100, -100], [4, 5, 1, -100]])
+    return {"input_features": torch.randn(3, 80, 40), "labels": labels}
+
+
+def answers() -> dict[str, Any]:
+    return texts(pixel_values=torch.randn(3, 3, 32, 32), labels=torch.ones(3, 6).long(), prompt_lengths=[2, 1, 2],
+                 types=torch.zeros(3).long())  # fmt: skip
+
+
+def captioner(**options: Any) -> ImageTextTask:
+    small = dict(width=32, depth=1, heads=2, decoder_depth=1, vocab_size=30, max_length=16)
+    model = zoo.create_model("blip_nano", **cast(Any, small | dict(decoder_start_token_id=2, decoder_width=32)))
+    return ImageTextTask(model, **options)
+
+
+def painter() -> TextToImageTask:
+    small: Any = dict(width=32, depth=2, heads=2, text_vocab_size=30, text_length=6, image_vocab_size=20)
+    return TextToImageTask(zoo.create_model("dalle_nano", image_grid=(2, 2), text_dropout=0.1, **small))
+
+
 CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "images": (image_task, images),
     "texts": (lambda: ClassificationTask(classifier()), texts),
@@ -111,7 +148,24 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
     "pairs": (pairs_task, pairs),
     "equal texts": (lambda: pairs_task(duplicates="positives"), pairs),
     "parts of a batch": (lambda: pairs_task(grad_cache_size=2), pairs),
+    "packed documents": (lambda: CausalLMTask(zoo.create_model("gpt_nano", **TEXT)), documents),
+    "t5": (lambda: Seq2SeqTask(zoo.create_model("t5_nano", **TEXT, head_dim=16), label_smoothing=0.1), translations),
+    "bart": (lambda: Seq2SeqTask(zoo.create_model("bart_nano", **TEXT)), translations),
+    "transcripts": (
+        lambda: Seq2SeqSpeechTask(zoo.create_model("whisper_nano", **TEXT, frames=40, **ENDS), ctc_weight=0.3),
+        transcripts,
+    ),
+    "captions": (captioner, answers),
+    "images of texts": (
+        painter,
+        lambda: texts(image_ids=torch.ones(3, 4).long(), index=torch.arange(3), epoch=1),
+    ),
 }
+
+
+def made(case: str) -> tuple[Any, dict[str, Any]]:
+    make_task, make_batch = CASES[case]
+    return make_task(), make_batch()
 
 
 @pytest.fixture
@@ -135,7 +189,7 @@ class Event:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.usefixtures("gpu")
 def test_the_loss_of_a_batch_waits_for_no_gpu(case: str) -> None:
-    task, batch = (make() for make in CASES[case])
+    task, batch = made(case)
     with fake_gpu() as watch:
         on_fake_gpu(task)
         watch.first_batch = True  # moves what a task has on the host
@@ -164,7 +218,7 @@ def test_the_number_of_items_of_a_step_is_not_waited_for(count: int | None, monk
 @pytest.mark.parametrize("case", ["texts", "speech", "tags", "pairs"])
 def test_it_does_without_lengths(case: str) -> None:
     """Where the test above could fail."""
-    task, batch = (make() for make in CASES[case])
+    task, batch = made(case)
     del batch["lengths"]
     with fake_gpu():
         on_fake_gpu(task)
@@ -188,7 +242,7 @@ def test_tags_of_a_gpu_have_the_loss_of_a_cpu(labels: list[list[int]], monkeypat
 @pytest.mark.parametrize("case", ["texts", "images", "spectrograms", "pairs", "tags", "masked token"])
 def test_training_steps_do_not_wait(case: str) -> None:
     """With Lightning's loop, whose first steps warm up."""
-    task, batch = (make() for make in CASES[case])
+    task, batch = made(case)
 
     class Steps(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, task: Any, batch: Any, index: int) -> None:

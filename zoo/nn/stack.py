@@ -76,7 +76,8 @@ class Stack(nn.Module):
         if keep is not None:
             record = kernels.RECORDS.get(keep.device) or kernels.capabilities(keep.device)
             if record.packs or torch.compiler.is_compiling():
-                keep, groups = find_padding(keep, numbers, drop, by_length=self.by_length, decoding=state is not None)
+                unread = state is not None or (context.memory is not None and numbers is None)
+                keep, groups = find_padding(keep, numbers, drop, by_length=self.by_length, unread=unread)
             else:
                 real = real_tokens(keep)
                 keep, groups = (real, None) if real is None or not drop else (None, group_rows(real))
@@ -146,15 +147,15 @@ def check_bias(blocks: Iterable[Block]) -> None:
 
 
 def find_padding(
-    keep: Tensor, lengths: Sequence[int] | None, drop: bool, *, by_length: bool, decoding: bool
+    keep: Tensor, lengths: Sequence[int] | None, drop: bool, *, by_length: bool, unread: bool
 ) -> tuple[Tensor | None, Groups | None]:
     """(mask of real tokens or None, layout of the rows without padding or None: `drop` asks for it).
 
-    For a GPU, which is waited for once, and not with checked `lengths` nor while decoding; and for the compiler, which
-    keeps padding under a mask. by_length: some mixer computes rows of
-    equal length at a time.
+    For a GPU, which is waited for once, and not with checked `lengths` nor for `unread` masks: while decoding, and with
+    cross-attention, which keeps padding under a mask in any case; and for the compiler, which does so, too. by_length:
+    some mixer computes rows of equal length at a time.
     """
-    if decoding or torch.compiler.is_compiling():
+    if unread or torch.compiler.is_compiling():
         return keep.bool(), None
     counts = count_real(keep, lengths)
     if min(counts) == keep.shape[1]:
