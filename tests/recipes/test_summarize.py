@@ -62,12 +62,15 @@ def test_adapters_on_a_folder_of_transformers(tmp_path: Path, capsys: pytest.Cap
     pytest.importorskip("peft", reason="adapters need the extra `lora`")
     assert call("summarize", tmp_path / "one", *FEW, "steps=1", "export=transformers") == 0
     words = (f"data={table(tmp_path / 'a.jsonl')}", "source_text=story", "target_text=short", "lora.rank=2", "steps=2",
-             "batch_size=8", "max_source_length=8", "num_beams=2", "val_samples=4", *QUIET)  # fmt: skip
+             "batch_size=8", "max_source_length=8", "num_beams=2", "val_samples=4",
+             "export=transformers", *QUIET)  # fmt: skip
     capsys.readouterr()
     with pytest.warns(UserWarning, match="expected at most max_length=8; 51 of 51 source texts are truncated"):
         assert call("summarize", tmp_path / "two", f"model.source={tmp_path / 'one' / 'transformers'}", *words) == 0
     before, after = zoo.load(tmp_path / "one"), zoo.load(tmp_path / "two")
     assert not any("lora" in name for name in after.state_dict())
+    exported = zoo.load(tmp_path / "two" / "transformers").state_dict()
+    assert all(torch.equal(exported[name], value) for name, value in after.state_dict().items())
     changed = {name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])}
     assert len(changed) == 2 * 3 and all(name.split(".")[-2] in ("q", "v") for name in changed), changed
     assert result(tmp_path / "two")["result"].keys() == LOSSES | ROUGE  # the table has no facts

@@ -6,6 +6,7 @@ import torch
 import zoo
 from zoo.models.example_batch import example_batch
 from zoo.tasks import add_lora, merge_lora
+from zoo.tasks.lora import without_adapters
 
 pytest.importorskip("peft", reason="adapters need the extra `lora`")
 
@@ -36,6 +37,19 @@ def test_adapters_and_head_train_alone_and_merge_into_a_plain_model(tmp_path) ->
     assert model.state_dict().keys() == small().state_dict().keys()
     zoo.save(model, tmp_path / "m")
     assert torch.allclose(zoo.load(tmp_path / "m")(input_ids=ids), adapted, atol=1e-5)
+
+
+def test_a_model_without_its_adapters_shares_the_tensors_of_the_one_with_them() -> None:
+    model = small()
+    assert without_adapters(model) is model
+    plain = {name: value.clone() for name, value in model.state_dict().items()}
+    add_lora(model, 2)
+    found = without_adapters(model)
+    assert found.state_dict().keys() == plain.keys()
+    assert all(torch.equal(value, plain[name]) for name, value in found.state_dict().items())
+    pointers = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    assert all(value.data_ptr() in pointers for value in found.state_dict().values())
+    assert any(".lora_" in name for name, _ in model.named_parameters())  # the model itself keeps them
 
 
 def test_the_same_seed_draws_the_same_adapters() -> None:

@@ -1,6 +1,8 @@
 """LoRA adapters through `peft`, injected in place: the model keeps its class."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,15 +80,30 @@ def lora_scale(model: nn.Module) -> float | None:
     return next((float(factor) for scaling in scales for factor in scaling.values()), None)  # type: ignore[operator]
 
 
+def without_adapters(model: nn.Module) -> nn.Module:
+    """A model with the same tensors but for its LoRA adapters, which are not merged; itself if it has none."""
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return model
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    plain = copy.deepcopy(model, shared)
+    _replace_adapted(plain, merge=False)
+    return plain
+
+
 def merge_lora(model: nn.Module) -> nn.Module:
     """Merge LoRA adapters into the layers they belong to, in place; the result is a plain model."""
     if not any(".lora_" in name for name, _ in model.named_parameters()):
         return model
+    _replace_adapted(model, merge=True)
+    return model
+
+
+def _replace_adapted(model: nn.Module, *, merge: bool) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
-                child.merge()
+                if merge:
+                    child.merge()
                 setattr(parent, name, child.get_base_layer())
-    return model

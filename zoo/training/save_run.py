@@ -17,6 +17,7 @@ from zoo.models.base import Model
 from zoo.models.text import DecoderConfig
 from zoo.parallel.stages import is_divided, is_stage
 from zoo.tasks.base import Task
+from zoo.tasks.lora import without_adapters
 from zoo.training import devices
 from zoo.training.callbacks import BestAndLastCheckpoints, TrainingTimer
 from zoo.training.class_report import write_reports
@@ -117,7 +118,7 @@ def check_export(run: Run, model: Any) -> None:
     if format == "none" or distributed.rank() != 0:
         return
     try:
-        save.check_export(model, format)
+        save.check_export(cast(Model, without_adapters(model)), format)
     except ValueError as error:
         is_default = getattr(model.config, "pool", "") == "mean" and not run.config.model.source
         is_default = is_default and "model.overrides.pool" not in run.given

@@ -1,11 +1,14 @@
 """A dataset is found by its name: a card, a folder, a table, shards or the Hub; and what is said where it is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from zoo.data.base_config import BaseDataSettings
 from zoo.data.config import TextDataSettings
+from zoo.data.graph.molecules import load_molecules
+from zoo.data.molecule_config import MoleculeDataSettings
 from zoo.data.sources import find
 from zoo.data.sources.auto import resolve_auto
 from zoo.data.sources.columns import find_column, find_columns, with_decimal_points, with_values
@@ -13,6 +16,8 @@ from zoo.data.sources.dataset_cards import card_files, load_card
 from zoo.data.sources.find import find_tables, split_tables
 from zoo.data.sources.hub import HubError
 from zoo.data.sources.tables import Table, read_table
+from zoo.data.text.summaries import load_summaries
+from zoo.data.text_config import SummarySettings
 from zoo.utils.errors import DataError
 
 TASK = "text classification"
@@ -141,3 +146,13 @@ def test_rows_without_a_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert "skipped 2 rows: rows, row 1: no transcript in 'text'; rows, row 2" in capsys.readouterr().err
     with pytest.raises(DataError, match="no row has a transcript"):
         with_values(Table({"text": [""]}, "rows"), "text", "skip", "transcript")
+
+
+@pytest.mark.parametrize("load", [
+    lambda folder: load_summaries(SummarySettings(name=str(folder))),
+    lambda folder: load_molecules(MoleculeDataSettings(name=str(folder))),
+])  # fmt: skip
+def test_a_folder_without_a_train_table(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    (tmp_path / "notes.csv").write_text("text,summary\na b,a\n")
+    with pytest.raises(DataError, match=r"has no train table: expected train\.csv .*data=.*NAME\.csv"):
+        load(tmp_path)

@@ -53,6 +53,10 @@ def test_json_values_keep_their_types(tmp_path: Path) -> None:
 
 
 def test_two_objects_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.json is one object with the keys 'data', expected a list of objects"):
+        read(tmp_path / "a.json", '{"data": [{"text": "a"}]}')
+    with pytest.raises(DataError, match=r"a\.json is a value, expected a list of objects"):
+        read(tmp_path / "a.json", "3")
     with pytest.raises(DataError, match=r"a\.jsonl, line 2: invalid JSON"):
         read(tmp_path / "a.jsonl", '{"a": 1}\n{"a": 1} {"a": 2}\n')
 

@@ -88,8 +88,10 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
         load(file, facts="fact")
     with pytest.raises(DataError, match="has no column 'facts'"):
         load(file, test=str(write(tmp_path / "b.jsonl", text=TEXTS, summary=NOTES)))
-    with pytest.raises(DataError, match="name the target_text column"):
-        load(write(tmp_path / "c.jsonl", text=TEXTS, other=NOTES, third=NOTES))
+    with pytest.raises(DataError, match=r"name the target_text column, e\.g\. target_text=other"):
+        load(write(tmp_path / "c.jsonl", text=TEXTS, other=NOTES, third=NOTES))  # not text, the longest, but the source
+    with pytest.raises(DataError, match=r"name the source_text column, e\.g\. source_text=other"):
+        load(tmp_path / "c.jsonl", target_text="text")
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "missing.csv")
 

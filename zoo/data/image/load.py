@@ -148,7 +148,7 @@ def _from_tables(source: Source, s: DataSettings, processor: ImageProcessor, see
     """Decode the images of tables; without a test table, 10 % of each class are held out as test split."""
     card = source.card
     image = find_column(source.tables["train"], s.image, "image", COLUMN_NAMES["image"])
-    label = find_column(source.tables["train"], s.label, "label", COLUMN_NAMES["label"])
+    label = find_column(source.tables["train"], s.label, "label", COLUMN_NAMES["label"], [image])
     tables, notice = drop_unlabeled_splits(source.tables, [label])
     if notice:
         announce(notice)

@@ -174,8 +174,8 @@ def _rows(
     """(encoded images, the texts of each, places for messages); rows of one file or the same bytes are one image."""
     columns = table.columns
     images = find_column(table, s.images, "images", (*NAMES["images"], *FILE_NAMES))
-    answers = find_column(table, s.answers, "answers", ANSWER_NAMES)
-    questions = "" if s.question else find_column(table, s.questions, "questions", QUESTION_NAMES)
+    answers = find_column(table, s.answers, "answers", ANSWER_NAMES, [images])
+    questions = "" if s.question else find_column(table, s.questions, "questions", QUESTION_NAMES, [images, answers])
     types = s.types or next((name for name in TYPE_NAMES if name in columns and name not in (answers, questions)), "")
     base = Path(table.where).parent
     found: dict[Blob, tuple[Blob, list[ImageText], str]] = {}

@@ -1,7 +1,7 @@
 """Columns and rows of a table: the ones that the user names, or those with common names; rows without a value."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,26 @@ IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
 FILE_NAMES = ("file", "file_name", "filename", "path", "file_path", "filepath")
 
 
-def find_column(table: Table, requested: str, role: str, defaults: Sequence[str]) -> str:
+def find_column(table: Table, requested: str, role: str, defaults: Sequence[str], taken: Collection[str] = ()) -> str:
     """The requested column, or the first default that exists, or of labels the only column with class names.
 
     Args:
         role: The option that names the column, for messages.
+        taken: Columns that other roles have, which are neither found by their names nor proposed.
 
     Raises: DataError that lists the columns, and names the closest one or the one that looks like the role.
     """
     if requested:
         check_column(table, requested, role, f"{role}={requested}: ")
     named = list(table.names) if role == "label" and len(table.names) == 1 else []
-    found = requested or next((name for name in (*defaults, *named) if name in table.columns), "")
+    common = (name for name in (*defaults, *named) if name in table.columns and name not in taken)
+    found = requested or next(common, "")
     if not found and role == "label" and len(table.columns) == 1:
         raise DataError(f"{table.where} has a single column, {_listed(table)}: expected one of labels beside it. If "
                         f"its cells have another separator, set sep={_header_hint(table)}")  # fmt: skip
     if not found:
         raise DataError(f"{table.where} has the columns {_listed(table)}: name the {role} column, e.g. {role}="
-                        f"{_likely(table, role)}{_pair_hint(table, role)}{_header_hint(table)}")  # fmt: skip
+                        f"{_likely(table, role, taken)}{_pair_hint(table, role)}{_header_hint(table)}")  # fmt: skip
     return found
 
 
@@ -60,9 +62,10 @@ def _header_hint(table: Table) -> str:
     return ". If its first row is data, set header=false" if odd else ""
 
 
-def _likely(table: Table, role: str) -> str:
+def _likely(table: Table, role: str, taken: Collection[str] = ()) -> str:
     """The column that looks most like the role: the longest texts, the fewest labels, files; else the first."""
-    samples = {name: [v for v in values[:200] if v not in (None, "")] for name, values in table.columns.items()}
+    samples = {name: [v for v in values[:200] if v not in (None, "")] for name, values in table.columns.items()
+               if name not in taken}  # fmt: skip
     media = [name for name, values in samples.items() if values and all(map(_is_media, values))]
     rest = [name for name, values in samples.items() if values and name not in media]
     strings = [name for name in rest if all(isinstance(value, str) for value in samples[name])]
@@ -73,7 +76,7 @@ def _likely(table: Table, role: str) -> str:
         found = list(table.names) or sorted((name for name in rest if different[name] > 1), key=different.__getitem__)
     else:
         found = sorted(strings, key=lambda name: -sum(map(len, samples[name])) / len(samples[name]))
-    return next(iter([*found, *table.columns]), "name")
+    return next(iter([*found, *samples, *table.columns]), "name")
 
 
 def _is_media(value: Any) -> bool:

@@ -83,7 +83,11 @@ def _find(s: BaseDataSettings, cards: list[str], read: Read,
         _check_no_format(s, "its own files")
         return card_tables(load_card(s.name), s.data_dir)
     if path.is_dir():
-        return Source(folder(path, read), path.resolve().name, str(path))
+        if not (tables := folder(path, read)):
+            raise DataError(f"{path} has no train table: expected train.csv (or {', '.join(SUFFIXES[1:])}), and "
+                            f"optionally validation and test ones; a table with another name is given itself, "
+                            f"data={path / 'NAME.csv'}")  # fmt: skip
+        return Source(tables, path.resolve().name, str(path))
     if is_shards(s.name) or table_suffix(path) or path.is_file():
         return Source({"train": _read(s.name, read)}, path.name, str(path))
     return hub_source(s, ["synthetic", *cards])

@@ -250,7 +250,7 @@ def _read_json(file: Path, text: str, *, lines: bool) -> Table:
                 if line.strip():
                     rows.append((number, json.loads(line)))
         else:
-            rows = list(enumerate(json.loads(text)))
+            rows = list(enumerate(_objects(file, json.loads(text))))
     except (json.JSONDecodeError, TypeError) as error:
         line_number = number if lines else getattr(error, "lineno", 1)
         raise DataError(f"{file}, line {line_number}: invalid JSON ({error})") from None
@@ -261,6 +261,15 @@ def _read_json(file: Path, text: str, *, lines: bool) -> Table:
     names = list(dict.fromkeys(key for _, row in rows for key in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
     return Table(columns, str(file), [number for number, _ in rows] if lines else None)
+
+
+def _objects(file: Path, found: Any) -> list[Any]:
+    """The list of objects that a JSON file is. Raises: DataError for anything else."""
+    if isinstance(found, list):
+        return found
+    what = f"one object with the keys {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, dict) else "a value"
+    raise DataError(f"{file} is {what}, expected a list of objects, one for each row: [{{...}}, {{...}}], as "
+                    f'pandas\' to_json(orient="records") writes it')  # fmt: skip
 
 
 def read_parquet(file: Path) -> Any:

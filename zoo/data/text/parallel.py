@@ -189,18 +189,18 @@ def _columns(table: Table, s: ParallelTextSettings, source_names: Sequence[str],
     """The columns of source and target texts. Raises: DataError."""
     options = {role: getattr(s, role) for role in ROLES}
     given = {role: find_column(table, name, role, ()) for role, name in options.items() if name}
-    defaults: dict[str, Sequence[str]] = dict(zip(ROLES, (source_names, target_names)))
     texts = [name for name in table.columns if name != facts]
     if len(texts) == 2 and len(given) == 1:
         (chosen,) = given.values()
         given = {role: given.get(role) or next(name for name in texts if name != chosen) for role in ROLES}
-    common = any(name in texts for names in defaults.values() for name in names)
+    common = any(name in texts for name in (*source_names, *target_names))
     if len(texts) == 2 and not given and not common:
         first, second = texts
         announce(f"source texts: column {first!r}, target texts: column {second!r}; for the other direction set "
                  f"source_text={second} target_text={first}")  # fmt: skip
         return first, second
-    source, target = (find_column(table, given.get(role, ""), role, defaults[role]) for role in ROLES)
+    source = find_column(table, given.get("source_text", ""), "source_text", source_names, given.values())
+    target = find_column(table, given.get("target_text", ""), "target_text", target_names, [source])
     if source == target:
         raise DataError(f"source_text={source} and target_text={target}: expected two different columns of "
                         f"{table.where}")  # fmt: skip
