@@ -185,10 +185,6 @@ class TextToImageModel(TextModel):
         padding = torch.arange(c.text_vocab_size, c.text_tokens, device=ids.device)
         return torch.where(real, ids, padding)
 
-    def empty_text(self, rows: int) -> Tensor:
-        """The ids of `rows` empty texts, `input_ids` [rows, text_length] with the mask `torch.zeros_like`."""
-        return torch.zeros(rows, self.config.text_length, dtype=torch.long, device=self.device)
-
     def flat_image_ids(self, image_ids: Tensor) -> Tensor:
         """Image tokens [B, n] of ids [B, n] or [B, rows, columns]. Raises ValueError for others than the model's."""
         c = self.config

@@ -298,9 +298,8 @@ class MaskedLMHead(LMHead):
         act: str = "gelu",
         tied: nn.Embedding | None = None,
         dense_bias: bool = True,
-        bias: bool = True,
     ) -> None:
-        super().__init__(width, vocab_size, tied, bias)
+        super().__init__(width, vocab_size, tied, bias=True)
         self.dense = nn.Linear(width, width, dense_bias)
         self.act, self.norm = activation(act), norm
 

@@ -1,6 +1,5 @@
 """Loss, metrics and predictions for single-label classification, multi-label classification and regression."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,6 @@ from zoo.tasks.column_metrics import ColumnError, ColumnR2, ColumnTable
 
 # (mean, std) of the targets of a regression, or of each of several: (means, stds).
 Unit = tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]]
-Loss = Callable[[Tensor, Tensor, str], Tensor]
 
 
 @dataclass(frozen=True, eq=False)

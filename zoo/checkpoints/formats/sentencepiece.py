@@ -97,11 +97,11 @@ def tokenizer(
     return result
 
 
-def bert_tokenizer(data: bytes, cls: str = "[CLS]", sep: str = "[SEP]", mask: str = "[MASK]") -> "Tokenizer":
+def bert_tokenizer(data: bytes) -> "Tokenizer":
     """The tokenizer of BigBird: [CLS] before a text and [SEP] after it, which are pieces of the model, as [MASK] is."""
     from tokenizers import AddedToken
 
-    result = tokenizer(data, bos=False)
+    result, (cls, sep, mask) = tokenizer(data, bos=False), ("[CLS]", "[SEP]", "[MASK]")
     if absent := [name for name in (cls, sep, mask) if result.token_to_id(name) is None]:
         raise LoadError(f"the SentencePiece model has no piece {absent[0]!r}")
     result.add_special_tokens([AddedToken(name, normalized=False, lstrip=name == mask) for name in (cls, sep, mask)])

@@ -185,8 +185,6 @@ def crop_or_interpolate(positions: Tensor, old: tuple[int, int], new: tuple[int,
 
 # --- Variants ---------------------------------------------------------------------------------------------------------
 
-AUDIOSET = 527  # classes
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "ast_tiny": dict(max_length=128, mel_bins=64, stride=8, width=192, depth=6, heads=3, num_classes=10),
     "ast_small": dict(width=384, heads=6),

@@ -117,7 +117,6 @@ class Evoformer(Model):
     """
 
     inputs = ("msa", "msa_mask", "attention_mask")
-    main_input_name: ClassVar[str] = "msa"
 
     def __init__(self, config: EvoformerConfig) -> None:
         super().__init__(config)
