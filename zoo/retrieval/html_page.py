@@ -8,6 +8,7 @@ from typing import Any
 from zoo.preprocessing.display import escape, isolated
 from zoo.preprocessing.modality import item_modality, of_item
 from zoo.utils.files import write_atomic
+from zoo.utils.html_document import html_document
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ def write_page(path: str | Path, results: Sequence[tuple[Any, Sequence[Any]]], *
     note_html = f'<p class="note">{isolated(note)}</p>' if note else ""
     links = "".join(f'<li><a href="#q{i}">{isolated(short(query))}</a></li>' for i, (query, _) in enumerate(results))
     menu = f'<nav aria-label="Queries"><ol>{links}</ol></nav>' if len(results) > 1 else ""
-    page = PAGE.format(title=escape(title), head=isolated(title), style=STYLE, note=note_html, menu=menu,
-                       main="\n".join(sections))  # fmt: skip
-    write_atomic(path, page)
+    body = BODY.format(head=isolated(title), note=note_html, menu=menu, main="\n".join(sections))
+    write_atomic(path, html_document(escape(title), STYLE, body, more="media-src data:"))
     return Path(path)
 
 
@@ -105,24 +105,11 @@ def short(item: Any) -> str:
 
 # --- The page ---------------------------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header class="top"><h1>{head}</h1>{note}{menu}</header>
+BODY = """<header class="top"><h1>{head}</h1>{note}{menu}</header>
 <main>
 {main}
 </main>
-</body>
-</html>
-"""  # noqa: E501
+"""
 
 STYLE = """
 :root {

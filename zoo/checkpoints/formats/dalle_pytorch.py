@@ -41,7 +41,6 @@ def read(stored: Mapping[str, Any], path: Path, given: str = "") -> Checkpoint |
         format="dalle_pytorch",
         family=found,
         config=config,
-        table=mapping.table_for(config),
         mapping=mapping,
         tensors=only_tensors(stored["weights"], f"{path}: 'weights'"),
         notes=["the image tokenizer (vae) of the file is not read: model.set_image_tokenizer takes one of the zoo"],

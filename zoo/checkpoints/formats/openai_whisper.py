@@ -37,7 +37,6 @@ def read(stored: Mapping[str, Any], path: Path, given: str = "") -> Checkpoint |
         family=found,
         config=config,
         preprocess=WhisperProcessor(num_mel_bins=config.mel_bins, frames=config.frames),
-        table=mapping.table_for(config),
         mapping=mapping,
         tensors=only_tensors(stored["model_state_dict"], f"{path}: 'model_state_dict'"),
         notes=[

@@ -45,7 +45,6 @@ def read(stored: Mapping[str, Any], path: Path, given: str = "") -> Checkpoint |
         family=found,
         config=config,
         preprocess=AlignmentProcessor(),
-        table=mapping.table_for(config),
         base=mapping.base,
         mapping=mapping,
         tensors=tensors,

@@ -33,7 +33,6 @@ def read(folder: Path) -> Checkpoint:
         variant=architecture,
         preprocess=ImageProcessor.from_timm(pretrained),
         labels=labels,
-        table=mapping.table_for(config),
         mapping=mapping,
         architecture=architecture,
         notes=notes,

@@ -52,7 +52,6 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
         family=own,
         config=config,
         preprocess=build(own, config).default_preprocess(),
-        table=mapping.table_for(config),
         mapping=mapping,
         architecture=found.get("conv"),
         tensors=None if weights is None else mapping.read_tensors(raw),

@@ -68,7 +68,6 @@ def read(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Checkpoin
         config=config,
         preprocess=preprocess,
         labels=labels,
-        table=mapping.table_for(config),
         base=mapping.base,
         mapping=mapping,
         architecture=architecture,

@@ -25,17 +25,8 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, mapping: BridgeMa
     preprocess, notes = read_preprocess(folder, config, own.model.processor_class)  # type: ignore[attr-defined]
     if preprocess is not None and mapping.around:
         preprocess = replace(preprocess, around=mapping.around)
-    return Checkpoint(
-        path=folder,
-        format="transformers",
-        family=own,
-        config=config,
-        preprocess=preprocess,
-        table=mapping.table_for(config),
-        mapping=mapping,
-        architecture=mapping.architecture,
-        notes=notes,
-    )
+    return Checkpoint(folder, "transformers", own, config, preprocess=preprocess, mapping=mapping,
+                      architecture=mapping.architecture, notes=notes)  # fmt: skip
 
 
 def read_preprocess(folder: Path, config: Any, cls: type[BridgeProcessor]) -> tuple[BridgeProcessor | None, list[str]]:

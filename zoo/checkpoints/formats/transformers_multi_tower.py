@@ -21,17 +21,8 @@ def read(folder: Path, values: Mapping[str, Any], own: Family, towers: MultiTowe
     """Read a folder of transformers with the mapping `towers`."""
     config: Any = towers.config(own, values, folder / "config.json")
     preprocess, notes = read_preprocess(folder, config, towers.name)
-    return Checkpoint(
-        path=folder,
-        format="transformers",
-        family=own,
-        config=config,
-        preprocess=preprocess,
-        table=towers.table_for(config),
-        mapping=towers,
-        architecture=towers.architecture,
-        notes=notes,
-    )
+    return Checkpoint(folder, "transformers", own, config, preprocess=preprocess, mapping=towers,
+                      architecture=towers.architecture, notes=notes)  # fmt: skip
 
 
 def read_preprocess(folder: Path, config: Config, name: str) -> tuple[MultimodalProcessor | None, list[str]]:

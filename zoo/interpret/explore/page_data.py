@@ -21,6 +21,7 @@ from zoo.interpret.plot import prediction_titles, rgb
 from zoo.interpret.select_layers import Layers, find_layers, shorten
 from zoo.preprocessing.display import escape, image_uri, isolated
 from zoo.utils.files import read_text
+from zoo.utils.html_document import html_document
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data.js", "color.js", "positions.js", "heads.js", "panel.js", "main.js")
@@ -119,9 +120,9 @@ class PageData:
         description = json.dumps(values, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
         blocks = "\n".join(f'<script type="text/plain" id="block-{i}">{block}</script>'
                            for i, block in enumerate(self.blocks))  # fmt: skip
-        return PAGE.format(title=escape(title), head=isolated(title), inputs=isolated(inputs), keys=KEYS, digest=digest,
-                           style=read_text(HERE / "page.css"), description=description, blocks=blocks,
-                           script=script)  # fmt: skip
+        body = BODY.format(head=isolated(title), inputs=isolated(inputs), keys=KEYS, description=description,
+                           blocks=blocks, script=script)  # fmt: skip
+        return html_document(escape(title), read_text(HERE / "page.css"), body, more=f"script-src 'sha256-{digest}'")
 
 
 def is_classifier(model: Any) -> bool:
@@ -194,18 +195,7 @@ def pixels_uri(pixels: Tensor) -> str:
     return image_uri(image, lossless=lossless, quality=88)
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
+BODY = """<header>
 <h1>{head}</h1>
 <p class="inputs">{inputs}</p>
 <p class="warning"><strong>Attention weights are not always reasons.</strong> They show what a head mixes. Whether a
@@ -221,6 +211,4 @@ steps of their square root. Keys: arrows move, Enter holds a position, Esc relea
 <script type="application/json" id="description">{description}</script>
 {blocks}
 <script>{script}</script>
-</body>
-</html>
-"""  # noqa: E501
+"""
