@@ -276,3 +276,22 @@ def test_strided_attention_of_long_rows_is_computed_in_tiles(monkeypatch):
     for pattern in (Window(64, 64) | Strided(64), CAUSAL & (Window(127, 0) | Strided(128))):
         assert explain_kernel(q, q, q, None, None, 0.0, pattern).kernel == "tiles"
     assert explain_kernel(q, q, q, None, None, 0.0, Window(900, 900) | Strided(3)).kernel == "flash"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_all_tokens_are_copied_once_and_not_for_each_tile(fused: bool):
+    """Parts of the output of one layer for q, k and v, of which index_select would copy all for a tile."""
+    tiles = tiles_for(Window(20, 20) | GlobalTokensMask(3))
+    assert len(tiles.tiles) >= 3
+    outputs = torch.randn(1, N, 3 * 4 * DIM, requires_grad=True)
+    parts = [x.unflatten(-1, (4, DIM)).transpose(1, 2) for x in outputs.chunk(3, -1)]
+    parts = parts if fused else [x.transpose(1, 2).contiguous().transpose(1, 2) for x in parts]
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
+    ) as profiler:
+        y = tiled_attention(*parts, tiles, SCALE)
+        grads = torch.autograd.grad(y, parts, torch.ones(1, 4, N, DIM))
+    whole = [e for e in profiler.events() if e.name == "aten::copy_" and e.input_shapes[0] == [1, N, 4, DIM]]
+    assert len(whole) <= (3 if fused else 0) + 1  # and the gradient of the output
+    exact = torch.autograd.grad(dense(*parts, Window(20, 20) | GlobalTokensMask(3)).sum(), parts)
+    torch.testing.assert_close(grads, exact, atol=1e-5, rtol=1e-4)

@@ -61,6 +61,11 @@ class Tiles:
     more: tuple[Tile, ...] = ()
 
     @property
+    def gathers(self) -> bool:
+        """Whether a tile has positions that do not follow each other."""
+        return any(isinstance(part, Tensor) for tile in self.tiles + self.more for part in (tile.queries, tile.keys))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tensors, each counted once."""
         parts = {id(part): part for tile in self.tiles + self.more for part in tile if isinstance(part, Tensor)}
@@ -279,6 +284,8 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float)
     """Softmax attention in tiles: q [B, H, N, P], k and v [B, G, M, P] -> [B, H, N, P], zeros for queries that see no
     key. Gradients are those of first order, as of torch's kernel."""
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    if tiles.gathers:
+        q, k, v = (token_rows(x) for x in (q, k, v))
     y: Tensor = TiledAttention.apply(q, k, v, tiles, scale)[0]
     return y
 
@@ -320,6 +327,7 @@ class TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, sums = ctx.saved_tensors
+        d_y = token_rows(d_y) if ctx.tiles.gathers else d_y
         d_q, d_k, d_v = (zeros_like(x, sums.dtype) for x in (q, k, v))  # sums of many tiles
         tables: dict[int, Tensor] = {}
         for tile in ctx.tiles.tiles + ctx.tiles.more:
@@ -336,6 +344,12 @@ class TiledAttention(torch.autograd.Function):
             add(tile.rows_of(d_k), tile.keys, grads[1])
             add(tile.rows_of(d_v), tile.keys, grads[2])
         return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), None, None
+
+
+def token_rows(x: Tensor) -> Tensor:
+    """x [B, H, N, P] with the numbers of a token beside each other: of other layouts, such as a part of the output of
+    one layer for q, k and v, `index_select` would copy all tokens for each tile."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
