@@ -1,7 +1,7 @@
 """Time and memory of attention against length: written out, fused, and under a pattern.
 
     python benchmarks/long_attention.py [pattern=local] [lengths=1024,4096,16384] [heads=12] [head_dim=64] [rounds=7]
-        [device=cuda]
+        [what=time,memory] [device=cuda]
 
 pattern: local (512 keys), longformer, bigbird, strided. For each length, forward and with backward:
 "scores written out" is matmul, softmax, matmul over the N x N scores: what FlashAttention saves is the difference to
@@ -9,15 +9,22 @@ pattern: local (512 keys), longformer, bigbird, strided. For each length, forwar
 and "ours" the pattern as zoo computes it (on a GPU by flex_attention, on a CPU in tiles): what patterns save. On a CPU
 local and bigbird also run as a layer with its projections of q, k and v, beside that of transformers: Longformer with
 the same window, BigBird with as many random blocks. At the end, the exponents of a fit of time against length.
-Scores of more than 2^32 entries (on a CPU 2^28) are left out. bfloat16 on a GPU, float32 on a CPU; one row.
+what=memory: on a CPU, the peak of a forward and backward pass above the level before, of each in a process of its own;
+on a GPU the tables of time have it. Scores of more than 2^32 entries (on a CPU 2^28) are left out. bfloat16 on a GPU,
+float32 on a CPU; one row.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _measure import options, paired
+from _measure import options, paired, record, status_bytes
 from torch import Tensor, nn
 
 from zoo.nn import Attention, Core, CoreSpec
@@ -32,6 +39,7 @@ PATTERNS = {
     "strided": {"window": 512, "step": 256},
 }
 SHORTEST_PEER = 1024  # transformers' BigBird takes all keys below
+GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # freed memory is given back
 MAX_SCORES = {"cuda": 2**32, "cpu": 2**28}
 
 
@@ -120,12 +128,42 @@ def with_backward(forward: Callable[[], Tensor], parts: list[Tensor]) -> Callabl
     return lambda: torch.autograd.grad(forward(), parts, gradient)
 
 
+def parts_of(spec: CoreSpec, n: int, device: str) -> list[Tensor]:
+    """q, k and v of one row of n tokens."""
+    generator, dtype = torch.Generator().manual_seed(0), torch.bfloat16 if device.startswith("cuda") else torch.float32
+    parts = [torch.randn(1, n, spec.heads, spec.head_dim, generator=generator).transpose(1, 2) for _ in range(3)]
+    return [part.to(device, dtype).requires_grad_() for part in parts]
+
+
+def peak(core: Core, n: int, name: str) -> float:
+    """Peak memory in MB of a forward and backward pass above the level before; to be run in a process of its own."""
+    small = parts_of(core.spec, 64, "cpu")
+    with_backward(forwards(core, small)[name], small)()  # loads what any call loads
+    parts = parts_of(core.spec, n, "cpu")
+    call = with_backward(forwards(core, parts)[name], parts)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = status_bytes("VmRSS")
+    call()
+    return (status_bytes("VmHWM") - before) / 2**20
+
+
+def memory(core: Core, n: int, o: SimpleNamespace) -> None:
+    """Print the peaks of one length."""
+    title = f"{core.kind} attention, {n} tokens, {o.heads} heads of {o.head_dim}, forward and backward, peak memory"
+    print(f"\n{title}\n| | MB |\n|---|---|")
+    for name in forwards(core, parts_of(core.spec, n, "cpu")):
+        words = [f"{key}={value}" for key, value in (vars(o) | {"lengths": n, "what": f"peak:{name}"}).items()]
+        command = [sys.executable, __file__, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GLIBC)
+        used = float(done.stdout)
+        print(f"| {name} | {used:,.0f} |", flush=True)
+        record(title, {name: used})
+
+
 def compare(core: Core, n: int, device: str, rounds: int) -> dict[str, float]:
     """Check that ours is the pattern, print the tables of one length, and return the seconds of ours."""
     cuda, spec, times = device.startswith("cuda"), core.spec, {}
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(1, n, spec.heads, spec.head_dim, generator=generator).transpose(1, 2) for _ in range(3)]
-    parts = [part.to(device, torch.bfloat16 if cuda else torch.float32).requires_grad_() for part in parts]
+    parts = parts_of(spec, n, device)
     check(core, parts, 0.05 if cuda else 1e-5)
     calls = forwards(core, parts)
     for what in ("forward", "forward and backward"):
@@ -145,12 +183,20 @@ def compare(core: Core, n: int, device: str, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     smoke = {"lengths": "64,128", "heads": 2, "head_dim": 16, "rounds": 2}
-    args = options(smoke, pattern="local", lengths="1024,4096,16384", heads=12, head_dim=64, rounds=7, device="cpu")
+    args = options(smoke, pattern="local", lengths="1024,4096,16384", heads=12, head_dim=64, rounds=7, what="time",
+                   device="cpu")  # fmt: skip
     if args.pattern not in PATTERNS:
         raise SystemExit(f"pattern={args.pattern}: expected one of {', '.join(PATTERNS)}")
     spec = CoreSpec(heads=args.heads, kv_heads=args.heads, head_dim=args.head_dim)
     core = build_core({"kind": args.pattern, **PATTERNS[args.pattern]}, spec)
     lengths = [int(n) for n in args.lengths.split(",")]
+    if args.what.startswith("peak:"):
+        print(peak(core, lengths[0], args.what.removeprefix("peak:")))
+        return
+    for n in lengths if "memory" in args.what and args.device == "cpu" else ():
+        memory(core, n, args)
+    if "time" not in args.what:
+        return
     times = [compare(core, n, args.device, args.rounds) for n in lengths]
     for what in times[0] if len(lengths) > 1 else ():
         slope = np.polyfit(np.log(lengths), np.log([seconds[what] for seconds in times]), 1)[0]
