@@ -19,6 +19,7 @@ class LiveMemory(TorchDispatchMode):
         super().__init__()
         self.storages: dict[int, int] = {}  # address of a storage -> weak pointer to it
         self.peak, self.now, self.at = 0, 0, ""
+        self.stepping = False  # set during the step of an optimizer, whose tensors may be in another memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if any(issubclass(each, DTensor) for each in types):
@@ -28,21 +29,38 @@ class LiveMemory(TorchDispatchMode):
         self.count(str(func))
         return result
 
-    def follow(self, *values: Any) -> None:
+    def follow(self, *values: Any) -> set[int]:
+        """Follow the storages of these tensors; returns their addresses."""
+        found = set()
         for value in tree_leaves(values):
             if isinstance(value, Tensor):
                 value = value.to_local() if isinstance(value, DTensor) else value
                 storage = value.untyped_storage()
                 self.storages[storage._cdata] = storage._weak_ref()
+                found.add(storage._cdata)
+        return found
 
-    def count(self, name: str) -> None:
-        total = 0
+    def sizes(self) -> dict[int, int]:
+        """Bytes of each storage that is alive, by address."""
+        found = {}
         for key, pointer in list(self.storages.items()):
             storage = torch.UntypedStorage._new_with_weak_ptr(pointer)
             if storage is None:
                 torch.UntypedStorage._free_weak_ref(self.storages.pop(key))
             else:
-                total += storage.nbytes()
+                found[key] = storage.nbytes()
+        return found
+
+    def count(self, name: str) -> None:
+        self.note(sum(self.sizes().values()), name)
+
+    def note(self, total: int, name: str) -> None:
+        """Note the bytes after an operation."""
         self.now = total
         if total > self.peak:
             self.peak, self.at = total, name
+
+
+def storage_key(tensor: Tensor) -> int:
+    """The address of the storage of a tensor."""
+    return int(tensor.untyped_storage()._cdata)

@@ -3,15 +3,14 @@
 import json
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed.pipelining  # here and not in each child
 import torch.nn.functional as F
 from live_memory import LiveMemory
+from planner_cases import CPU, GPT, MODELS, PLANS, peak, predicted, values
 from ranks import ranks
 from torch import distributed as dist
 from torch.distributed.pipelining import PipelineStage
@@ -29,7 +28,7 @@ from zoo.parallel.plan import Plan
 from zoo.tasks.optimizer import adamw
 from zoo.training.planner.batch import read_batch
 from zoo.training.planner.estimate import Estimator
-from zoo.training.planner.hardware import GPUS, Hardware
+from zoo.training.planner.hardware import GPUS
 from zoo.training.planner.links import memory_of_machine
 from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.search import plan_run
@@ -37,73 +36,11 @@ from zoo.training.planner.timed_steps import Timed, case_of, scaled
 from zoo.training.planner.timing import Group, exchanging
 from zoo.training.planner.trace import Division, backward, imaginary_processes, trace
 
-GPT = {"width": 64, "depth": 3, "heads": 8, "vocab_size": 256, "max_length": 64}
-MODELS: dict[str, dict[str, Any]] = {
-    "gpt_nano": GPT,
-    "llama_nano": GPT | {"kv_heads": 8, "max_length": 48},
-    "bert_tiny": GPT | {"head": "masked_lm", "max_length": 32},
-    "vit_cifar_tiny": {"width": 64, "depth": 3, "heads": 8},
-}
-CPU = Hardware(name="cpu", tflops=0.1, attention_tflops=0.1, bandwidth_gb_s=10.0, memory_gb=16.0, overlaps=False,
-               on_gpu=False)  # fmt: skip
-
-
-def values(model: Any, rows: int) -> dict[str, Any]:
-    """A batch with zeros."""
-    return {name: torch.zeros(x.shape, dtype=x.dtype) for name, x in empty_batch(model, rows).items()}
-
-
-def predicted(name: str, plan: Plan, rows: int, autocast: bool = False) -> Any:
-    """The estimate of a plan with so many rows for each process."""
-    model = zoo.create_model(name, seed=0, **MODELS[name])
-    precision = "bf16" if plan.mixed_precision or autocast else "fp32"
-    (found,) = plan_run(model, plan.world, rows * plan.batch_parts, gpu=CPU, precision=precision, only=[plan]).plans
-    return found
-
-
 # --- memory -----------------------------------------------------------------------------------------------------------
 
-PLANS = (
-    Plan(), Plan(data=4), Plan(shard=4), Plan(shard=4, mixed_precision="bf16"), Plan(data=2, shard=2),
-    Plan(tensor=4), Plan(tensor=2, sequence=True), Plan(tensor=2, shard=4, sequence=True), Plan(context=2, shard=2),
-    Plan(context=2, data=2),
-)  # fmt: skip
 CASES = [(name, replace(plan, checkpointing=how), rows)
          for name in MODELS for plan in PLANS for how, rows in ((None, 1), ("selective", 3), ("full", 8))]  # fmt: skip
 CASES = [case for case in CASES if not (case[1].context > 1 and case[0] == "vit_cifar_tiny")]  # drop_path
-
-
-def outside(backward: Any, *args: Any, **options: Any) -> None:
-    """A backward pass after the context of autocast, as in a run: what it recomputes leaves no copies of weights."""
-    enabled = torch.is_autocast_enabled("cpu")
-    torch.set_autocast_enabled("cpu", False)
-    torch.autocast_decrement_nesting()
-    torch.clear_autocast_cache()
-    backward(*args, **options)
-    torch.autocast_increment_nesting()
-    torch.set_autocast_enabled("cpu", enabled)
-
-
-def peak(name: str, plan: Plan, rows: int, autocast: bool = False) -> int:
-    """The memory of the second step of a process."""
-    with (
-        imaginary_processes(plan.world),
-        patch.object(torch.autograd, "backward", partial(outside, torch.autograd.backward)),
-    ):
-        model: Any = zoo.create_model(name, seed=0, **MODELS[name])
-        batch = values(model, rows)
-        model = parallelize(model.train(), plan, plan.mesh("cpu"))
-        optimizer = adamw([{"params": list(model.parameters())}])
-        for _ in range(2):
-            memory = LiveMemory()
-            with memory:
-                states = [x for state in optimizer.state.values() for x in state.values()]
-                memory.follow(*model.parameters(), *model.buffers(), *batch.values(), *states)
-                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    backward(model, batch, whole_logits=False)
-                optimizer.step()
-                optimizer.zero_grad()
-    return memory.peak
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in range(1, 9))])
@@ -337,9 +274,6 @@ def test_what_is_not_counted_is_said() -> None:
     found = plan_run(model, 2, 4, only=[Plan(data=2)])
     assert len(found.notes) == 1 and "contrastive loss" in found.notes[0]
     assert not plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[Plan(shard=2, mixed_precision="bf16")]).notes
-    offload = Plan(shard=2, mixed_precision="bf16", cpu_offload=True)
-    left_out = plan_run(meta_copy("gpt_nano", GPT), 2, 4, only=[offload])
-    assert not left_out.plans and "cpu_offload=true, are not counted" in left_out.refusals[0].reason
 
 
 @pytest.mark.parametrize(

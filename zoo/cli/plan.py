@@ -26,12 +26,17 @@ def add_command(command: Callable[..., Any], describe_model: Callable[..., Any])
         ("memory-gb", "GB", "of memory of a device"),
         ("link-gb-s", "GB/s", "between devices of a machine"),
         ("network-gb-s", "GB/s", "between machines, for each device"),
+        ("host-memory-gb", "GB", "of memory of a machine, for each device"),
+        ("pcie-gb-s", "GB/s", "between the memory of a machine and a device, in each direction"),
     ):
         new.add_argument(f"--{name}", type=float, metavar=unit, help=f"{what}, in place of the table's")
     new.add_argument("--node", type=int, metavar="N", help="devices of a machine (8)")
     new.add_argument("--measure", action="store_true",
                      help="measure this machine's CPU: steps of the plans with few blocks, and exchanges between two "
                      "processes")  # fmt: skip
+    new.add_argument("--cpu-offload", action="store_true",
+                     help="also list plans with weights, gradients and optimizer states in the memory of the host, "
+                     "which else are tried where no other fits")  # fmt: skip
     new.add_argument("--json", action="store_true", help="print JSON")
     new.set_defaults(rest="overrides", describe_model=describe_model)
 

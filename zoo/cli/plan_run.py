@@ -25,7 +25,8 @@ def compare(args: argparse.Namespace, name: str, model: Model) -> int:
     precision = args.precision or ("fp32" if measured else "bf16")
     hardware = device(args, model, precision)
     found = plan_run(model, args.gpus, args.batch, gpu=hardware, length=args.length, precision=precision,
-                     clock=time.perf_counter if measured and args.tflops is None else None)  # fmt: skip
+                     clock=time.perf_counter if measured and args.tflops is None else None,
+                     cpu_offload=args.cpu_offload)  # fmt: skip
     found = replace(found, model=name)
     if args.json:
         say(json.dumps(as_json(found), indent=2))
@@ -47,6 +48,7 @@ def device(args: argparse.Namespace, model: Model, precision: str) -> Hardware:
     given: dict[str, Any] = {
         "tflops": args.tflops, "bandwidth_gb_s": args.bandwidth_gb_s, "memory_gb": args.memory_gb,
         "link_gb_s": args.link_gb_s, "network_gb_s": args.network_gb_s, "node": args.node,
+        "host_memory_gb": args.host_memory_gb, "pcie_gb_s": args.pcie_gb_s,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
@@ -75,19 +77,24 @@ def show(found: Comparison) -> None:
     out.print(rates, soft_wrap=True)
     out.print(f"({printable(device.source)})", style="dim", soft_wrap=True, markup=False)
     unit = "rows/s" if batch.tokens is None else "tokens/s"
-    table = make_table("plan", "recomputes", "rows at a time", "GB", "s a step", unit, "MFU", "GB sent")
+    columns = ["plan", "recomputes", "rows at a time", "GB", "s a step", unit, "MFU", "GB sent"]
+    table = make_table(*columns, *(["GB of host", "GB copied"] if found.offload else []))
     for each in found.plans:
         speed = found.rows_per_second(each) * (batch.tokens or 1)
         plan, kind = each.plan, each.plan.checkpointing or "nothing"
         name = str(plan) + (f" ({plan.schedule})" if plan.pipeline > 1 else "")
+        of_host = [] if not found.offload else ["", ""] if each.host is None else [
+            gigabytes(each.host.total), gigabytes(sum(each.copied))]  # fmt: skip
         table.add_row(name, kind, f"{each.rows} x {each.microbatches}", gigabytes(each.memory.total),
                       f"{each.time.total:.3g}", f"{speed:,.0f}", f"{found.mfu(each):.1%}",
-                      gigabytes(each.exchanged))  # fmt: skip
+                      gigabytes(each.exchanged), *of_host)  # fmt: skip
     if found.plans:
         out.print(table)
         show_best(found, found.plans[0], out)
     else:
         out.print("No plan fits.", style="bold")
+    if found.offload:
+        out.print(f"{found.offload}.", markup=False, soft_wrap=True)
     for note in found.notes:
         out.print(f"Not counted: {note}.", markup=False, soft_wrap=True)
     if found.refusals:
@@ -108,7 +115,10 @@ def show_best(found: Comparison, best: Estimate, out: Any) -> None:
     """Print the parts of the fastest plan, and the options of a recipe."""
     memory = ", ".join(f"{name} {gigabytes(size)}" for name, size in asdict(best.memory).items() if size)
     seconds = ", ".join(f"{name} {value:.3g}" for name, value in asdict(best.time).items() if value)
-    out.print(f"fastest: GB of memory: {memory}; seconds: {seconds}", soft_wrap=True)
+    host = ""
+    if best.host is not None:
+        host = "; of the host: " + ", ".join(f"{name} {gigabytes(size)}" for name, size in asdict(best.host).items())
+    out.print(f"fastest: GB of memory: {memory}{host}; seconds: {seconds}", soft_wrap=True)
     out.print(found.recipe(best), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -121,6 +131,8 @@ def as_json(found: Comparison) -> dict[str, Any]:
             "seconds": asdict(each.time) | {"total": each.time.total},
             "rows_per_second": found.rows_per_second(each), "mfu": found.mfu(each),
             "exchanges": [asdict(exchange) for exchange in each.exchanges],
+            "host_bytes": None if each.host is None else asdict(each.host) | {"total": each.host.total},
+            "copied_bytes": each.copied._asdict(),
             "recipe": found.recipe(each),
         }
         for each in found.plans
@@ -129,4 +141,5 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "model": found.model, "parameters": found.parameters, "gpus": found.gpus, "hardware": asdict(found.hardware),
         "batch": asdict(found.batch), "flops": found.flops, "plans": plans,
         "refusals": [asdict(refusal) for refusal in found.refusals], "notes": list(found.notes),
+        "cpu_offload": found.offload,
     }  # fmt: skip

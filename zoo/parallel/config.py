@@ -100,4 +100,5 @@ class PlanSettings:
 
     def __str__(self) -> str:
         parts = [f"{name} {size}" for name, size in self.sizes.items() if size > 1]
-        return " x ".join(parts) + (" + sequence" if self.sequence else "") or "one process"
+        words = " x ".join(parts) + (" + sequence" if self.sequence else "")
+        return words + (" + cpu_offload" if self.cpu_offload else "") or "one process"

@@ -25,6 +25,17 @@ from zoo.parallel.tensor import Layout, Ranks
 from zoo.training.planner.batch import Batch
 from zoo.training.planner.hardware import Hardware
 from zoo.training.planner.memory import Memory, Process, memory
+from zoo.training.planner.offload import (
+    NOTHING,
+    Copies,
+    HostMemory,
+    PassCopies,
+    adding,
+    copies,
+    copying,
+    host_memory,
+    leaves_device,
+)
 from zoo.training.planner.scale import of_rows, repeated
 from zoo.training.planner.stages import (
     Stage,
@@ -51,6 +62,8 @@ class Estimate:
         memory: Of the process that takes most.
         exchanges: Of that process in a step.
         time: Of a step.
+        host: With `cpu_offload` its memory in the host, else None.
+        copied: Bytes that it copies between host and device in a step.
     """
 
     plan: Plan
@@ -59,6 +72,8 @@ class Estimate:
     memory: Memory
     exchanges: tuple[Exchange, ...]
     time: StepTime
+    host: HostMemory | None = None
+    copied: Copies = NOTHING
 
     @property
     def exchanged(self) -> int:
@@ -148,17 +163,24 @@ class Estimator:
             last = plan.pipeline - 1
             return self.pipeline(plan, found, rows, range(plan.pipeline) if exact else sorted({0, min(1, last), last}))
         units, count = self.units(plan), self.batch.rows // plan.batch_parts // rows
-        process = Process(units, self.dtype(plan), self.buffers(plan, rows, found), self.hardware.on_gpu)
+        away = leaves_device(plan, self.hardware)
+        process = Process(units, self.dtype(plan), self.buffers(plan, rows, found), self.hardware.on_gpu,
+                          accumulates=count > 1, offloaded=away)  # fmt: skip
         sizes = self.sizes(plan)
         forward, backward = (found.total(phase) for phase in ("forward", "backward"))
         passes = parameter_exchanges(units, plan, sizes, regathers=found.regathers)
         groups = groups_of(plan, self.hardware.node)
-        times = [pass_time(work, hidden, groups, self.hardware)
-                 for work, hidden in ((forward, passes.forward), (backward, passes.backward))]  # fmt: skip
-        computed, exposed = (count * sum(column) for column in zip(*times, strict=True))
+        copied = copies(units, plan, regathers=found.regathers) if away else PassCopies(NOTHING, NOTHING)
+        times = [pass_time(work, hidden, groups, self.hardware, copying(own, self.hardware))
+                 for work, hidden, own in ((forward, passes.forward, copied.forward),
+                                           (backward, passes.backward, copied.backward))]  # fmt: skip
+        computed, exposed, waited = (count * sum(column) for column in zip(*times, strict=True))
         exchanges = add_up([*forward.exchanges, *backward.exchanges, *passes.forward, *passes.backward], count)
-        time = StepTime(computed, exposed, 0.0, self.optimizer(units, plan))
-        return Estimate(plan, rows, count, memory(plan, process, found), tuple(exchanges), time)
+        time = StepTime(computed, exposed, 0.0, self.optimizer(units, plan),
+                        waited + adding(copied, count, self.hardware))  # fmt: skip
+        host = host_memory(units, plan, count, pinned=self.hardware.on_gpu) if away else None
+        return Estimate(plan, rows, count, memory(plan, process, found), tuple(exchanges), time, host,
+                        copied.total(count))  # fmt: skip
 
     def pipeline(self, plan: Plan, found: Trace, rows: int, processes: Iterable[int]) -> Estimate:
         """What a plan with a pipeline takes: of the process that takes most memory, and of the slowest one.
@@ -187,8 +209,8 @@ class Estimator:
             summed = parameter_exchanges_of(order, units, [stage.last for stage in own], plan, self.sizes(plan))
             groups, works = groups_of(plan, self.hardware.node), [trace.total() for trace in traces]
             work = added(works, count)
-            computed, exposed = pass_time(replace(work, exchanges=[*work.exchanges, *sent]), summed, groups,
-                                          self.hardware)  # fmt: skip
+            computed, exposed, _ = pass_time(replace(work, exchanges=[*work.exchanges, *sent]), summed, groups,
+                                             self.hardware)  # fmt: skip
             waits = (computed + exposed) * idle_share(plan.schedule, plan.pipeline, count)
             time = StepTime(computed, exposed, waits, self.optimizer(together, plan))
             taken = pipeline_memory(plan, has, traces, order, received)
@@ -216,7 +238,8 @@ class Estimator:
     def optimizer(self, units: Units, plan: Plan) -> float:
         """Seconds of its step."""
         held = [p for own in units.values() for p in own if p.trained]
-        return optimizer_time(sum(p.part(plan.parts_of_parameters) for p in held), len(held), self.hardware)
+        return optimizer_time(sum(p.part(plan.parts_of_parameters) for p in held), len(held), self.hardware,
+                              on_host=leaves_device(plan, self.hardware))  # fmt: skip
 
     def buffers(self, plan: Plan, rows: int, found: Trace) -> int:
         """Bytes of the buffers of the model and of a microbatch, and of a cast of hidden states by autocast that may be

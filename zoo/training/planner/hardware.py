@@ -28,6 +28,10 @@ class Hardware:
         network_gb_s, network_us: The same between machines.
         links: {operation: (GB/s, microseconds)} of those whose own were measured, within a machine.
         node: Devices of a machine.
+        host_memory_gb: GB of the memory of the machine for a device, with `cpu_offload`; None where the device is the
+            CPU, whose memory is that of the machine.
+        host_gb_s: GB/s that the optimizer reads and writes in it, for a device.
+        pcie_gb_s: GB/s of copies between the memory of the machine and that of a device, in each direction.
         overlaps: Whether parameters and gradients are exchanged while others are computed.
         on_gpu: Whether the device is a GPU.
         source: Where the numbers are from.
@@ -46,6 +50,9 @@ class Hardware:
     network_us: float = 20.0
     links: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     node: int = 8
+    host_memory_gb: float | None = None
+    host_gb_s: float = 58.0
+    pcie_gb_s: float = 50.0
     overlaps: bool = True
     on_gpu: bool = True
     source: str = ""
@@ -53,10 +60,14 @@ class Hardware:
 
 def _gpu(name: str, listed: str, memory_gb: float, **values: float | str | int) -> Hardware:
     peak = PEAKS[listed]
-    defaults = {"tflops": round(PRODUCTS * peak), "attention_tflops": round(0.6 * PRODUCTS * peak)}
+    defaults = {"tflops": round(PRODUCTS * peak), "attention_tflops": round(0.6 * PRODUCTS * peak)} | NEWER
     return Hardware(name=name, peak_tflops=peak, memory_gb=memory_gb, **(defaults | values))  # type: ignore[arg-type]
 
 
+HOST = ("of the host, for each GPU: its share of 2 TB, 75 % of its share of the channels of memory, and 80 % of PCIe's "
+        "64 GB/s (32 GB/s of a100 and l40s), from data sheets of DGX systems")  # fmt: skip
+OLDER: dict[str, float] = {"host_memory_gb": 220.0, "host_gb_s": 38.0, "pcie_gb_s": 25.0}
+NEWER: dict[str, float] = {"host_memory_gb": 220.0, "host_gb_s": 58.0, "pcie_gb_s": 50.0}
 _HALF = "large products at 79 % and attention at 47 % of the peak, which is that of the data sheet"
 GPUS: dict[str, Hardware] = {
     "h100": _gpu("h100", "H100", 76.0, tflops=778.0, attention_tflops=335.0, bandwidth_gb_s=2980.0, link_gb_s=360.0,
@@ -66,11 +77,14 @@ GPUS: dict[str, Hardware] = {
     "h200": _gpu("h200", "H200", 135.0, tflops=778.0, attention_tflops=335.0, bandwidth_gb_s=4300.0, link_gb_s=360.0,
                  network_gb_s=45.0, source="as h100; 90 % of the 4.8 TB/s of the data sheet"),
     "a100": _gpu("a100", "A100", 76.0, attention_tflops=190.0, bandwidth_gb_s=1800.0, link_gb_s=240.0,
-                 network_gb_s=22.0, source="products at 79 % of the peak; attention: FlashAttention-2 (Dao 2023); 80 % "
-                 "of NVLink's 300 GB/s and 90 % of 200 Gb/s InfiniBand, as in a DGX A100 80GB (data sheet)"),
+                 network_gb_s=22.0, **OLDER,
+                 source="products at 79 % of the peak; attention: FlashAttention-2 (Dao 2023); 80 % of NVLink's "
+                 "300 GB/s and 90 % of 200 Gb/s InfiniBand, as in a DGX A100 80GB (data sheet)"),
     "b200": _gpu("b200", "B200", 172.0, bandwidth_gb_s=7200.0, link_gb_s=720.0, network_gb_s=45.0,
+                 host_gb_s=67.0,
                  source=f"{_HALF}; 80 % of NVLink's 900 GB/s and 90 % of 400 Gb/s InfiniBand"),
     "l40s": _gpu("l40s", "L40S", 45.0, bandwidth_gb_s=780.0, link_gb_s=22.0, network_gb_s=11.0,
+                 **OLDER,
                  source=f"{_HALF}; PCIe 4.0, and 100 Gb/s between machines"),
 }  # fmt: skip
 

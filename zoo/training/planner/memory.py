@@ -54,6 +54,7 @@ class Process:
         accumulates: Whether gradients of earlier microbatches are there from the beginning of a pass.
         pipelined: Whether it is in a pipeline, in which FSDP2 keeps whole parameters and gradients until the last
             microbatch.
+        offloaded: Whether parameters, gradients and optimizer states are in the memory of the host.
     """
 
     units: Units
@@ -63,6 +64,7 @@ class Process:
     waiting: int = 0
     accumulates: bool = False
     pipelined: bool = False
+    offloaded: bool = False
 
 
 def memory(plan: PlanSettings, process: Process, trace: Trace, phase: Phase | None = None) -> Memory:
@@ -88,6 +90,8 @@ class Timeline:
         self.weights = MASTER * sum(self.shards.values()) + cast + process.buffers
         self.optimizer = 2 * MASTER * sum(self.trained.values())
         self.optimizer += MASTER * sum(map(len, trained.values()))  # the number of steps, for each parameter
+        if process.offloaded:
+            self.weights, self.optimizer = process.buffers, 0
 
     def moment(self, gradients: int, activations: int, gathered: int = 0) -> Memory:
         """The memory with so many bytes of gradients, activations of this pass, and gathered parameters."""
@@ -95,7 +99,8 @@ class Timeline:
 
     def moments(self, phase: Phase | None = None) -> list[Memory]:
         """All of them, or those of a phase and of the optimizer."""
-        found = [Memory(self.weights, self.optimizer, MASTER * sum(self.trained.values()))]  # the step of the optimizer
+        summed = 0 if self.process.offloaded else MASTER * sum(self.trained.values())
+        found = [Memory(self.weights, self.optimizer, summed)]  # the step of the optimizer
         segments = self.trace.segments
         done: list[str] = []
         seen: list[str] = []
@@ -122,8 +127,11 @@ class Timeline:
 
     def earlier(self, done: Sequence[str]) -> int:
         """Bytes of gradients that are summed already: of the blocks whose backward pass is over."""
-        names = self.trained if self.process.accumulates else done
-        return MASTER * sum((self.whole_trained if self.kept else self.trained).get(name, 0) for name in names)
+        held = self.whole_trained if self.kept else self.trained
+        names = [] if self.process.offloaded else [*(self.trained if self.process.accumulates else done)]
+        if (self.copied or self.plan.data > 1) and (self.process.offloaded or self.process.accumulates):
+            names += done  # what copies have summed is there until the pass ends, beside what it was added to
+        return MASTER * sum(held.get(name, 0) for name in names)
 
     def copies(self, blocks: Sequence[str]) -> int:
         """Bytes of the whole parameters of some blocks, and of those outside of blocks."""
@@ -132,6 +140,18 @@ class Timeline:
     def unsharded(self, unit: str) -> int:
         """Bytes of the parameters of a unit, with what is added for equal shards."""
         return self.size * self.parts * self.shards.get(unit, 0)
+
+    def cast_shard(self, unit: str | None) -> int:
+        """Bytes of what FSDP2 copies of the shards of a unit, in the precision and on the device of a step, while it
+        gathers them."""
+        if unit is None or not (self.process.offloaded or self.plan.mixed_precision):
+            return 0
+        uncast = MASTER * self.largest(unit, self.parts) if self.process.offloaded and self.size < MASTER else 0
+        return self.size * self.shards.get(unit, 0) + uncast
+
+    def largest(self, unit: str, parts: int) -> int:
+        """Numbers of the part of a unit's largest parameter."""
+        return max((p.part(parts) for p in self.process.units.get(unit, ())), default=0)
 
     def pipelined(self, segment: Segment, others: Sequence[str], following: str | None) -> list[Memory]:
         """In a pipeline FSDP2 keeps what the backward pass of a microbatch gathers until that of the last one, but not
@@ -169,6 +189,8 @@ class Timeline:
         root, own = self.unsharded(""), self.unsharded(segment.unit) if segment.unit else 0
         shard = own // self.parts
         ahead = max(map(self.unsharded, self.process.units), default=0) if self.process.prefetches else 0
+        if self.process.offloaded and ahead:
+            ahead += MASTER * max(self.shards.values())  # the copy of a shard, before it is gathered
         first = [self.moment(gradients, before, 2 * root)] if not seen else []
         return [
             *first,
@@ -208,11 +230,16 @@ class Timeline:
         summed = MASTER if self.plan.mixed_precision else self.size
         last_sum = summed * self.parts * self.trained.get(done[-1], 0) if done else 0
         own_sum = summed * self.parts * self.trained.get(unit, 0) if unit else 0
+        summed_grad = MASTER * self.trained.get(unit, 0)
+        if self.process.offloaded:  # one after the other, but for the gradient of one parameter
+            summed_grad = max(own_gradients, summed_grad + self.size * self.largest(unit, 1))
+        else:
+            summed_grad += own_gradients
         return [
             self.moment(gradients, before, root + 2 * own + last_sum),
+            self.moment(gradients, before, root + own + next_buffer + self.cast_shard(following) + last_sum),
             self.moment(gradients, segment.peak, root + own + next_buffer + last_sum),
-            self.moment(gradients + own_gradients + MASTER * self.trained.get(unit, 0), segment.after,
-                        root + next_buffer + own_sum + last_sum),
+            self.moment(gradients + summed_grad, segment.after, root + next_buffer + own_sum + last_sum),
         ]  # fmt: skip
 
 

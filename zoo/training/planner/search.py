@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,12 +14,15 @@ from zoo.parallel.plan import Plan
 from zoo.training.planner.batch import Batch, read_batch
 from zoo.training.planner.estimate import Estimate, Estimator
 from zoo.training.planner.hardware import Clock, Hardware, find_gpu, in_precision
+from zoo.training.planner.memory import Memory
+from zoo.training.planner.offload import HostMemory
 from zoo.training.planner.timed_steps import fits_for_timing, with_timed_steps
 
 LONG = 8192  # tokens of a row from which plans with `context` are tried
 MOST_STAGES = 16  # processes of a pipeline
 CHECKPOINTING = (None, "selective", "full")
 SHOWN = 10
+OFFLOADING = 3  # plans with `cpu_offload` that are shown beside others
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Comparison:
         plans: Those that fit, the fastest first.
         refusals: Why others are left out.
         notes: What is not counted, as sentences.
+        offload: Why plans with `cpu_offload` are among them, or "".
     """
 
     model: str
@@ -59,6 +63,7 @@ class Comparison:
     plans: tuple[Estimate, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    offload: str = ""
 
     def rows_per_second(self, estimate: Estimate) -> float:
         """Of all devices."""
@@ -93,6 +98,7 @@ def plan_run(
     only: Sequence[Plan] | None = None,
     shown: int = SHOWN,
     clock: Clock | None = None,
+    cpu_offload: bool = False,
 ) -> Comparison:
     """Compare the plans for training a model on some devices, from shapes alone.
 
@@ -109,6 +115,8 @@ def plan_run(
         shown: How many plans are traced with their own number of rows; others are left out.
         clock: With a `gpu` that was measured on this machine, steps of these plans are timed with it; None for times
             from rates alone.
+        cpu_offload: List the fastest plans that keep parameters, gradients and optimizer states in the memory of the
+            host, too; else they are tried where no other plan fits.
 
     Returns: Those that fit into the memory of a device, the fastest first, and why others do not.
 
@@ -130,14 +138,14 @@ def plan_run(
                          f"{hardware.node}; for other machines set their number of devices (--node)")  # fmt: skip
     estimator = Estimator(made, read_batch(batch, made, length), hardware, bf16=precision == "bf16")
     search = Search(estimator, gpus)
-    plans = search.best(only, shown)
+    plans = search.best(only, shown, cpu_offload=cpu_offload)
     if clock is not None and plans and fits_for_timing(estimator, min(gpus, hardware.node)):
         plans = with_timed_steps(estimator, plans, min(gpus, hardware.node), clock)
         plans.sort(key=lambda e: e.time.total)
     name = model if isinstance(model, str) else type(model).__name__
     return Comparison(name, sum(p.numel() for p in made.parameters()), gpus, hardware, estimator.batch,
                       precision == "bf16", estimator.flops(), tuple(plans), search.refusals(),
-                      notes(made, plans))  # fmt: skip
+                      notes(made, plans), why_offloaded(plans, hardware))  # fmt: skip
 
 
 def notes(model: Model, plans: Sequence[Estimate]) -> tuple[str, ...]:
@@ -149,18 +157,38 @@ def notes(model: Model, plans: Sequence[Estimate]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def why_offloaded(plans: Sequence[Estimate], hardware: Hardware) -> str:
+    """Why plans with `cpu_offload` are among these, and by which rates their time is computed; "" without any."""
+    if all(e.host is None for e in plans):
+        return ""
+    alone = all(e.host is not None for e in plans)
+    why = f"no plan without it fits into {hardware.memory_gb:g} GB" if alone else "listed beside the plans without it"
+    return (f"cpu_offload: {why}. Weights, gradients and AdamW are in the memory of the host, by rates that were not "
+            f"measured: {hardware.pcie_gb_s:g} GB/s each way over PCIe, {hardware.host_gb_s:g} GB/s and "
+            f"{hardware.host_memory_gb:g} GB of the host for each GPU")  # fmt: skip
+
+
 class Search:
     """The search for plans of one model."""
 
     def __init__(self, estimator: Estimator, gpus: int) -> None:
         self.estimator, self.gpus = estimator, gpus
         self.refused: dict[str, list[str]] = defaultdict(list)
+        self.possible: list[Plan] = []  # those that divide the model and the batch
         self.limit = estimator.hardware.memory_gb * 1e9
+        self.host_limit = (estimator.hardware.host_memory_gb or 0.0) * 1e9
 
-    def best(self, only: Sequence[Plan] | None, shown: int) -> list[Estimate]:
-        """The fastest plans that fit; the memory of these is that of a trace of their own rows."""
-        plans = self.plans() if only is None else only
-        found = [e for plan in plans for e in self.of(plan, fixed=only is not None)]
+    def best(self, only: Sequence[Plan] | None, shown: int, *, cpu_offload: bool = False) -> list[Estimate]:
+        """The fastest plans that fit; with `cpu_offload` by the option, or where no other plan fits."""
+        found = self.fastest(self.plans() if only is None else only, shown, fixed=only is not None)
+        if only is None and (cpu_offload or not found) and self.estimator.hardware.host_memory_gb is not None:
+            offloading = [replace(p, cpu_offload=True) for p in self.possible if p.shard > 1 and p.pipeline == 1]
+            found += self.fastest(offloading, OFFLOADING if found else shown)
+        return sorted(found, key=lambda e: e.time.total)
+
+    def fastest(self, plans: Iterable[Plan], shown: int, *, fixed: bool = False) -> list[Estimate]:
+        """The fastest of these plans that fit; the memory of these is that of a trace of their own rows."""
+        found = [e for plan in plans for e in self.of(plan, fixed=fixed)]
         found.sort(key=lambda e: e.time.total)
         exact: list[Estimate] = []
         for estimate in found:
@@ -201,9 +229,8 @@ class Search:
     def of(self, plan: Plan, *, fixed: bool = False) -> Iterator[Estimate]:
         """The fastest microbatches of a plan that fit, with each way of checkpointing."""
         batch = self.estimator.batch.rows
-        if plan.cpu_offload:
-            self.refuse("the memory of the host and the copies to it, of cpu_offload=true, are not counted", plan,
-                        "set cpu_offload=false")  # fmt: skip
+        if plan.cpu_offload and plan.pipeline > 1:
+            self.refuse("cpu_offload does not go with the stages of a pipeline", plan, "set cpu_offload=false")
             return
         if plan.batch_parts > batch or batch % plan.batch_parts:
             self.refuse(f"the {batch} rows of a batch are not divisible by data x shard", plan, f"{plan.batch_parts}")
@@ -218,6 +245,7 @@ class Search:
         except ValueError as error:
             self.refuse(without_numbers(str(error)), plan, str(error))
             return
+        self.possible.append(plan)
         least: Estimate | None = None
         fitted = False
         for checkpointing in (plan.checkpointing,) if fixed else CHECKPOINTING:
@@ -227,12 +255,12 @@ class Search:
             except ValueError as error:  # of its forward pass, such as biases of heads that cannot be divided
                 self.refuse(without_numbers(str(error)), plan, str(error))
                 return
-            least = min([*estimates, *([least] if least else [])], key=lambda e: e.memory.total, default=None)
+            least = min([*estimates, *([least] if least else [])], key=self.taken, default=None)
             fitting = [e for e in estimates if self.fits(e)]
             if fitting:
                 fitted, best = True, min(fitting, key=lambda e: e.time.total)
                 yield best
-                if best.time.exchanging < 0.05 * best.time.total:
+                if best.time.exchanging + best.time.copying < 0.05 * best.time.total:
                     break  # larger microbatches would not pay for recomputed activations
         if not fitted and least is not None:
             self.refuse_memory(least)
@@ -255,8 +283,12 @@ class Search:
         return [(plan, 1), *((plan, n) for n in reversed([d for d in divisors(rows) if d <= most][-2:]))]
 
     def fits(self, estimate: Estimate) -> bool:
-        """Whether a process has the memory."""
-        return estimate.memory.total <= self.limit
+        """Whether a process has the memory, of the device and of the host."""
+        return estimate.memory.total <= self.limit and (estimate.host is None or estimate.host.total <= self.host_limit)
+
+    def taken(self, estimate: Estimate) -> int:
+        """Bytes of a process, of both memories."""
+        return estimate.memory.total + (estimate.host.total if estimate.host else 0)
 
     # --- why others are left out --------------------------------------------------------------------------------------
 
@@ -265,9 +297,13 @@ class Search:
 
     def refuse_memory(self, least: Estimate) -> None:
         """Which part of the memory alone, or with others, is more than there is."""
-        size, most = max((size, name) for name, size in asdict(least.memory).items())
-        self.refuse(f"more than {self.limit / 1e9:.0f} GB for a process, most of it {most}", least.plan,
-                    f"{least.memory.total / 1e9:.1f} GB, {size / 1e9:.1f} GB of {most}, with one "
+        found: Memory | HostMemory = least.memory
+        limit, where = self.limit, ""
+        if least.host is not None and found.total <= limit:
+            found, limit, where = least.host, self.host_limit, " of the host"
+        size, most = max((size, name) for name, size in asdict(found).items())
+        self.refuse(f"more than {limit / 1e9:.0f} GB{where} for a process, most of it {most}", least.plan,
+                    f"{found.total / 1e9:.1f} GB, {size / 1e9:.1f} GB of {most}, with one "
                     f"{'row' if least.rows == 1 else f'microbatch of {least.rows} rows'} at a time")  # fmt: skip
 
     def refusals(self) -> tuple[Refusal, ...]:

@@ -84,32 +84,41 @@ class StepTime:
         exchanging: What is exchanged while nothing is computed.
         waiting: For other stages of a pipeline.
         optimizer: The step of AdamW.
+        copying: Between the memory of the host and that of the device while nothing is computed, with `cpu_offload`.
     """
 
     computing: float
     exchanging: float
     waiting: float
     optimizer: float
+    copying: float = 0.0
 
     @property
     def total(self) -> float:
         """The sum."""
-        return self.computing + self.exchanging + self.waiting + self.optimizer
+        return self.computing + self.exchanging + self.waiting + self.optimizer + self.copying
 
 
 def pass_time(
-    work: Work, hidden: Iterable[Exchange], groups: dict[str, Group], hardware: Hardware
-) -> tuple[float, float]:
-    """(seconds of computing, seconds of exchanges beside it) of a pass of a microbatch.
+    work: Work, hidden: Iterable[Exchange], groups: dict[str, Group], hardware: Hardware, copied: float = 0.0
+) -> tuple[float, float, float]:
+    """(seconds of computing, of exchanges and of copies while nothing is computed) of a pass of a microbatch.
 
-    hidden: exchanges that may run beside the computation: parameters and gradients.
+    Args:
+        work: What is computed, and exchanged in between.
+        hidden: Exchanges that may run beside the computation: parameters and gradients.
+        groups: See `groups_of`.
+        hardware: The device.
+        copied: Seconds of copies between host and device, each of which is before or after one of these exchanges.
     """
     computed = computing(work, hardware)
     exposed = exchanging_all(work.exchanges, groups, hardware)
     behind = exchanging_all(hidden, groups, hardware)
-    return computed, exposed + (max(0.0, behind - computed) if hardware.overlaps else behind)
+    beside = computed if hardware.overlaps else 0.0
+    return computed, exposed + max(0.0, behind - beside), min(copied, max(0.0, behind + copied - beside))
 
 
-def optimizer_time(numbers: int, tensors: int, hardware: Hardware) -> float:
-    """Seconds of AdamW for the numbers that a process holds."""
-    return ADAMW_BYTES * numbers / hardware.bandwidth_gb_s / 1e9 + (0 if hardware.on_gpu else tensors * 1e-6)
+def optimizer_time(numbers: int, tensors: int, hardware: Hardware, *, on_host: bool = False) -> float:
+    """Seconds of AdamW for the numbers that a process holds. on_host: its step is done by the CPU beside a GPU."""
+    rate = hardware.host_gb_s if on_host else hardware.bandwidth_gb_s
+    return ADAMW_BYTES * numbers / rate / 1e9 + (0 if hardware.on_gpu and not on_host else tensors * 1e-6)
