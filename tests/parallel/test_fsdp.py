@@ -8,14 +8,16 @@ from live_memory import LiveMemory
 from parallel_cases import Gradients, difference
 from ranks import ranks
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.debug import CommDebugMode
 
 import zoo
 from zoo.nn.heads import rescale_output
 from zoo.nn.losses import cross_entropy
-from zoo.parallel import Plan, parallelize
+from zoo.parallel import Plan, fsdp, parallelize
 from zoo.parallel.fsdp import shard
 from zoo.parallel.shards import whole
 from zoo.tasks.language_modeling import Predictions, output_layer
+from zoo.training.planner.trace import imaginary_processes
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "vocab_size": 50}
 IDS = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -53,6 +55,31 @@ def test_towers_and_a_scalar_parameter() -> None:
     for found in ranks(2, sharded, "towers"):
         for one, other in zip(found, outputs(two_towers()), strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_the_root_is_gathered_once() -> None:
+    """`forward` calls `encode`, which gathers as well: both at once gather each unit once in a pass."""
+    with imaginary_processes(8):
+        for make, inputs, blocks in (
+            (text_model, {"input_ids": IDS}, 2),
+            (two_towers, {"input_ids": IDS, "pixel_values": torch.zeros(2, 3, 32, 32)}, 3),
+        ):
+            model = shard(make(), init_device_mesh("cpu", (8,)))
+            root: Any = model._get_fsdp_state()._fsdp_param_group  # type: ignore[operator]
+            for _ in range(2):
+                with CommDebugMode() as forward:
+                    y = model(**inputs)
+                with CommDebugMode() as backward:
+                    sum(x.sum() for x in (y if isinstance(y, tuple) else (y,)) if x is not None).backward()
+                counts = [mode.get_comm_counts()[torch.ops.c10d._allgather_base_] for mode in (forward, backward)]
+                assert counts == [blocks + 1, blocks] and root.is_sharded
+            with torch.no_grad():
+                model(**inputs)
+            assert root.is_sharded  # no backward pass would free it
+            assert model not in fsdp._IN_FORWARD
+            with pytest.raises(ValueError, match="does not use"):
+                model(nothing=IDS)
+            assert model not in fsdp._IN_FORWARD
 
 
 # --- the loss of language models --------------------------------------------------------------------------------------

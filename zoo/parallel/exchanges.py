@@ -164,15 +164,13 @@ class Sizes(NamedTuple):
 FLOAT32 = Sizes(4, 4)
 
 
-def parameter_exchanges(units: Units, plan: PlanSettings, sizes: Sizes = FLOAT32, *, regathers: bool = True) -> Passes:
+def parameter_exchanges(units: Units, plan: PlanSettings, sizes: Sizes = FLOAT32) -> Passes:
     """What FSDP2 (`shard`) or DDP (`data`) exchange in a forward and a backward pass of one microbatch.
 
     Args:
         units: See `units_of`.
         plan: The processes of `context` average gradients with those of `shard`, or of `data`.
         sizes: With `plan.mixed_precision` those of bfloat16 and float32, (2, 4).
-        regathers: Whether parameters outside of blocks are gathered for the backward pass again, as after `forward`,
-            which calls `encode`; not so after `encode` alone.
     """
     forward: list[Exchange] = []
     backward: list[Exchange] = []
@@ -182,7 +180,7 @@ def parameter_exchanges(units: Units, plan: PlanSettings, sizes: Sizes = FLOAT32
         parts = plan.parts_of_parameters
         gathered = {name: sizes.parameter * sum(p.part(parts) for p in held) for name, held in units.items()}
         forward.append(Exchange("all_gather", len(units), sum(gathered.values()), "shard"))
-        again = [size for name, size in gathered.items() if name or regathers]
+        again = [size for name, size in gathered.items() if name]  # others stay whole
         backward.append(Exchange("all_gather", len(again), sum(again), "shard"))
         size = sizes.gradient * sum(p.part(parts) for held in trained for p in held)
         backward.append(Exchange("reduce_scatter", len(trained), parts * size, "shard"))

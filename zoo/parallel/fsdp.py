@@ -1,9 +1,10 @@
 """FSDP2 and DDP: each block is a unit, and all other parameters form another."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 from weakref import WeakSet
 
@@ -16,6 +17,7 @@ from zoo.parallel.shards import is_sharded
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.\d+$")
 _KEEP_WHOLE: WeakSet[nn.Module] = WeakSet()
+_IN_FORWARD: WeakSet[nn.Module] = WeakSet()  # models whose `forward` or `encode` runs
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -123,11 +125,36 @@ def make_vectors(model: nn.Module) -> None:
 
 
 def register_encode_methods(model: nn.Module) -> None:
-    """Let the `encode_methods` of a model gather its parameters first."""
+    """Let the `encode_methods` of a model gather its parameters first.
+
+    Where `forward` calls one of them, it gathers nothing: the hooks of FSDP2, entered twice, would free the parameters
+    outside of blocks after `forward`, and the backward pass would gather them again.
+    """
     from torch.distributed.fsdp import register_fsdp_forward_method
 
     for name in encode_methods(model):
+        plain = getattr(model, name)
         register_fsdp_forward_method(model, name)
+        setattr(model, name, _outermost(model, plain, getattr(model, name)))
+    model.register_forward_pre_hook(lambda module, args: _IN_FORWARD.add(module))
+    model.register_forward_hook(lambda module, args, y: _IN_FORWARD.discard(module), always_call=True)
+
+
+def _outermost(model: nn.Module, plain: Callable[..., Any], gathering: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that gathers the parameters of a model unless it is called within another one that has. Without
+    gradients it always does: then `forward` has to free them, since no backward pass will."""
+
+    @wraps(plain)
+    def method(*args: Any, **options: Any) -> Any:
+        if model in _IN_FORWARD:
+            return (plain if torch.is_grad_enabled() else gathering)(*args, **options)
+        _IN_FORWARD.add(model)
+        try:
+            return gathering(*args, **options)
+        finally:
+            _IN_FORWARD.discard(model)
+
+    return method
 
 
 def encode_methods(model: nn.Module) -> list[str]:

@@ -168,9 +168,9 @@ class Estimator:
                           accumulates=count > 1, offloaded=away)  # fmt: skip
         sizes = self.sizes(plan)
         forward, backward = (found.total(phase) for phase in ("forward", "backward"))
-        passes = parameter_exchanges(units, plan, sizes, regathers=found.regathers)
+        passes = parameter_exchanges(units, plan, sizes)
         groups = groups_of(plan, self.hardware.node)
-        copied = copies(units, plan, regathers=found.regathers) if away else PassCopies(NOTHING, NOTHING)
+        copied = copies(units, plan) if away else PassCopies(NOTHING, NOTHING)
         times = [pass_time(work, hidden, groups, self.hardware, copying(own, self.hardware))
                  for work, hidden, own in ((forward, passes.forward, copied.forward),
                                            (backward, passes.backward, copied.backward))]  # fmt: skip
@@ -206,7 +206,7 @@ class Estimator:
             sends = pipeline_exchanges(range(process, len(stages), plan.pipeline), len(stages), count,
                                        hidden // dtype.itemsize, element_size=dtype.itemsize)  # fmt: skip
             sent = [replace(e, over="pipeline") for e in (*sends.forward, *sends.backward)]
-            summed = parameter_exchanges_of(order, units, [stage.last for stage in own], plan, self.sizes(plan))
+            summed = parameter_exchanges_of(order, units, plan, self.sizes(plan))
             groups, works = groups_of(plan, self.hardware.node), [trace.total() for trace in traces]
             work = added(works, count)
             computed, exposed, _ = pass_time(replace(work, exchanges=[*work.exchanges, *sent]), summed, groups,

@@ -88,11 +88,11 @@ class PassCopies(NamedTuple):
         return Copies(*sums).times(microbatches)
 
 
-def copies(units: Units, plan: PlanSettings, *, regathers: bool) -> PassCopies:
-    """What a process copies for a microbatch. regathers: see `zoo.parallel.exchanges.parameter_exchanges`."""
+def copies(units: Units, plan: PlanSettings) -> PassCopies:
+    """What a process copies for a microbatch; parameters outside of blocks stay whole for the backward pass."""
     parts = plan.parts_of_parameters
     held = {name: FLOAT * sum(p.part(parts) for p in own) for name, own in units.items()}
-    again = sum(size for name, size in held.items() if name or regathers)
+    again = sum(size for name, size in held.items() if name)
     back = FLOAT * sum(p.part(parts) for own in units.values() for p in own if p.trained)
     return PassCopies(Copies(sum(held.values())), Copies(again, back))
 

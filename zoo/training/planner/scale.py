@@ -48,4 +48,4 @@ def of_rows(one: Trace, two: Trace, rows: int) -> Trace:
         for name in NUMBERS:
             setattr(work, name, at(getattr(a.work, name), getattr(b.work, name)))
         segments.append(Segment(a.phase, a.unit, int(at(a.peak, b.peak)), int(at(a.after, b.after)), work))
-    return Trace(tuple(segments), int(at(one.hidden, two.hidden)), one.regathers)
+    return Trace(tuple(segments), int(at(one.hidden, two.hidden)))

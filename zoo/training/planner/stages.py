@@ -138,23 +138,21 @@ def pipeline_memory(
 
 
 def parameter_exchanges_of(
-    order: Sequence[Turn], units: Sequence[Units], last: Sequence[bool], plan: PlanSettings, sizes: Sizes
+    order: Sequence[Turn], units: Sequence[Units], plan: PlanSettings, sizes: Sizes
 ) -> list[Exchange]:
     """What FSDP2 or DDP exchange in a step of a process of a pipeline: gradients once, and parameters where a pass does
-    not find what the backward pass before it has gathered.
+    not find what the backward pass before it has gathered. Those outside of blocks are gathered once.
 
-    units: of each stage of the process. last: whether it is the last of all stages; others, which call `encode` alone,
-    keep the parameters outside of their blocks.
+    units: of each stage of the process.
     """
     found: list[Exchange] = []
     held = [False] * len(units)
-    freed = [own if ends else {name: part for name, part in own.items() if name}
-             for own, ends in zip(units, last, strict=True)]  # fmt: skip
+    freed = [{name: part for name, part in own.items() if name} for own in units]
     for turn in order:
         found.extend(() if held[turn.stage] else parameter_exchanges(freed[turn.stage], plan, sizes).forward)
         held[turn.stage] = turn.phase == "backward"
-    for own, ends in zip(units, last, strict=True):
-        if not ends and "" in own:
+    for own in units:
+        if "" in own:
             found.extend(parameter_exchanges({"": own[""]}, plan, sizes).forward)
         found.extend(e for e in parameter_exchanges(own, plan, sizes).backward if e.operation != "all_gather")
     return add_up(found)

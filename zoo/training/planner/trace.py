@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -29,7 +28,7 @@ from zoo.nn.losses import cross_entropy
 from zoo.parallel.checkpointing import recompute
 from zoo.parallel.context import context_parallel, slices_of
 from zoo.parallel.exchanges import OF_CALL, Exchange, add_up
-from zoo.parallel.fsdp import blocks_of, encode_methods
+from zoo.parallel.fsdp import blocks_of
 from zoo.parallel.tensor import divide
 from zoo.tasks.language_modeling import Predictions, output_layer
 from zoo.training.planner.autocast import meta_autocast
@@ -113,13 +112,10 @@ class Trace:
     Attributes:
         segments: In the order of time.
         hidden: Bytes of the hidden states before the first block.
-        regathers: Whether FSDP2 frees the parameters outside of blocks after the forward pass, because `encode`, which
-            gathers them as well, is called within `forward`.
     """
 
     segments: tuple[Segment, ...]
     hidden: int = 0
-    regathers: bool = False
 
     def total(self, phase: Phase | None = None) -> Work:
         """The work of a phase, or of the whole step."""
@@ -182,32 +178,17 @@ def trace(model: Model | str, inputs: Mapping[str, Tensor], division: Division) 
                         patch.object(torch.autograd, "backward", recorder.begin_backward), recorder):  # fmt: skip
             contexts.enter_context(context)
         recorder.follow(made)
-        encoded = note_calls(made)
-        called = backward(made, dict(inputs), whole_logits=division.whole_logits)
+        backward(made, dict(inputs), whole_logits=division.whole_logits)
         recorder.close()
-    return Trace(tuple(recorder.segments), recorder.hidden, called and bool(encoded))
+    return Trace(tuple(recorder.segments), recorder.hidden)
 
 
-def note_calls(model: nn.Module) -> list[str]:
-    """The names of the `encode_methods` of a model that are called from now on."""
-    called: list[str] = []
-    for name in encode_methods(model):
-        setattr(model, name, partial(_noted, called, name, getattr(model, name)))
-    return called
-
-
-def _noted(called: list[str], name: str, method: Any, *args: Any, **options: Any) -> Any:
-    called.append(name)
-    return method(*args, **options)
-
-
-def backward(model: Any, inputs: dict[str, Tensor], *, whole_logits: bool) -> bool:
-    """One forward and backward pass with the loss of language models, else with one that takes nothing. Returns whether
-    the model was called as a whole, with its output layer."""
+def backward(model: Any, inputs: dict[str, Tensor], *, whole_logits: bool) -> None:
+    """One forward and backward pass with the loss of language models, else with one that takes nothing."""
     head, ids = getattr(model, "head", None), inputs.get("decoder_input_ids", inputs.get("input_ids"))
     if not isinstance(head, LMHead) or ids is None or model.has_loss:
         step(model, inputs)
-        return True
+        return
     layer = None if whole_logits else output_layer(model)
     x = model(**inputs) if layer is None else head.features(model.encode(**inputs))
     slices = slices_of(model)
@@ -216,7 +197,6 @@ def backward(model: Any, inputs: dict[str, Tensor], *, whole_logits: bool) -> bo
     if labels.shape[:2] != x.shape[:2]:  # with image tokens between those of the text
         labels = labels.new_zeros(x.shape[:2])
     Predictions(x.flatten(0, 1), labels.flatten(), layer).cross_entropy("sum").backward()
-    return layer is None
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
