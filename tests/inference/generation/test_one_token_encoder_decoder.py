@@ -10,9 +10,11 @@ from seq2seq_cases import FEATURES, KEEP, SOURCE, nano
 from torch import Tensor, nn
 
 import zoo
-from zoo.inference.generation import row_functions
+from zoo.inference.generation import prompt_products, row_functions
 from zoo.inference.generation.one_token import one_token_step
+from zoo.inference.generation.prompt_products import products_of_prompts
 from zoo.inference.generation.row_functions import product
+from zoo.inference.packed_linear import onednn_dtypes
 from zoo.nn.kv_cache import EncoderDecoderState
 
 SMALL = dict(vocab_size=61, max_length=200, width=32, depth=2, heads=4, mlp_dim=48)
@@ -152,3 +154,24 @@ def test_products_of_large_weights(monkeypatch, rows: int, outputs: int, inputs:
     y = product(weight, b)(x)
     assert y.is_contiguous()
     torch.testing.assert_close(y, nn.functional.linear(x, weight, b), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_prompts_of_many_tokens_are_read_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nano("t5_nano", T5)
+    ids = torch.randint(4, 61, (4, 40))
+    expected, calls = model.encode(ids), []
+    monkeypatch.setattr(prompt_products, "LEAST_WEIGHT", 0)
+    known = prompt_products.is_large
+    monkeypatch.setattr(prompt_products, "is_large", lambda *args: known(*args) and not calls.append(1))
+    with products_of_prompts(model, ids.numel()):
+        torch.testing.assert_close(model.encode(ids), expected, atol=1e-5, rtol=1e-5)
+        products = len(calls)
+        assert model.encode(ids[:, :30]).shape == (4, 30, 32) and len(calls) == products  # less than 128 rows
+    assert products == 2 * 4 if torch.float32 in onednn_dtypes() else not calls  # q, k and v are joined
+    assert not isinstance(products_of_prompts(model, 127), prompt_products.OneDNNProducts)
+    assert not isinstance(products_of_prompts(model.to(torch.bfloat16), 200), prompt_products.OneDNNProducts)
+    model.float().encoder.blocks[1].compile(backend="eager")
+    assert not isinstance(products_of_prompts(model, 200), prompt_products.OneDNNProducts)
+    zoo.generate(nano("t5_nano", T5), ids, max_new_tokens=1)
+    assert len(calls) == products + 8 + 2 * 2 * (torch.float32 in onednn_dtypes())  # keys and values of the decoder

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.inference.generation.logits_processors import LogitsProcessors
 from zoo.inference.generation.one_token import one_token_step
 from zoo.inference.generation.prompt_cache import CachedText, PromptCache
+from zoo.inference.generation.prompt_products import products_of_prompts
 from zoo.inference.generation.sampling import Sampling, require
 from zoo.inference.generation.stopping import StoppingCriteria, StreamerAdapter
 from zoo.inference.optimized_model import Optimized, to_float32
@@ -111,8 +112,10 @@ class Prompt:
 
     def read(self) -> tuple["DecodingSession", Tensor]:
         """A session that has read the prompt, and the scores [rows, V] of the next token."""
-        session = DecodingSession(self)
-        scores = session.read(self.ids[:, session.state.length :])
+        sizes = [self.ids.numel(), *(part.numel() for part in (self.source or {}).values() if part is not None)]
+        with products_of_prompts(self.model, max(sizes)):
+            session = DecodingSession(self)
+            scores = session.read(self.ids[:, session.state.length :])
         if isinstance(self.model, Bridge):
             session.model = self.model.decoder
         if self.keep is None and self.room > 1:
