@@ -29,8 +29,11 @@ from zoo.training.recipes.config import (
     FinetuneSettings,
     GPTSettings,
     QuestionAnsweringSettings,
+    SummarizeSettings,
     TokenClassificationSettings,
+    TranslateSettings,
 )
+from zoo.training.recipes.seq2seq_speech_config import SpeechRecognitionSettings
 from zoo.training.result import DatasetInfo, Result
 from zoo.training.run import Run
 
@@ -85,6 +88,16 @@ def test_silence_for_pretrained_weights_and_for_enough_items(words: tuple[str, .
 def test_few_sentences_and_questions_need_pretrained_weights_too(settings: type) -> None:
     (few,) = before_training(run_of(settings=settings), images(40), None)
     assert "are few for a model that starts from random weights" in few and "google-bert/bert-base-" in few
+
+
+@pytest.mark.parametrize(
+    "settings", [SummarizeSettings, TranslateSettings, SpeechRecognitionSettings, FinetuneSettings]
+)
+def test_adapters_of_random_weights(settings: type) -> None:
+    found = before_training(run_of("lora.rank=4", settings=settings), images(1000), None)
+    assert len(found) == 1 and found[0].startswith("lora.rank=4 trains adapters alone, and the weights")
+    for words in (("lora.rank=4", "model.source=FOLDER"), ()):
+        assert before_training(run_of(*words, settings=settings), images(1000), None) == []
 
 
 def test_few_proteins_need_the_pretrained_weights_of_a_model_of_proteins() -> None:

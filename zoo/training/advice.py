@@ -28,7 +28,20 @@ PRETRAINED_OF_FAMILIES = {"esm2": "model.source=facebook/esm2_t6_8M_UR50D"}
 
 
 def before_training(run: "Run", data: Any, baseline: Baseline | None) -> list[str]:
-    """Advice for a classifier, of items or of their tokens, that starts from random weights on few items."""
+    """Advice for adapters on random weights, and for a classifier, of items or of their tokens, that starts from random
+    weights on few items."""
+    return [*_about_adapters(run), *_about_few_items(run, data, baseline)]
+
+
+def _about_adapters(run: "Run") -> list[str]:
+    rank = getattr(getattr(run.config, "lora", None), "rank", 0)
+    if not rank or run.is_pretrained:
+        return []
+    return [f"lora.rank={rank} trains adapters alone, and the weights that they adapt are random and stay so: omit "
+            f"it, or start from pretrained weights (model.source=)"]  # fmt: skip
+
+
+def _about_few_items(run: "Run", data: Any, baseline: Baseline | None) -> list[str]:
     if run.is_pretrained or not (is_classifier(run) or run.recipe in PRETRAINED):
         return []
     count = len(data.train) if isinstance(data, KeyedDataModule) else 0
