@@ -2,6 +2,8 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from zoo.inference.generation.generate import generate
 from zoo.models.bridge.model import Bridge
 from zoo.preprocessing.tokenizer_training import train
 from zoo.training.recipes.image_text_config import CaptionSettings, VQASettings
-from zoo.training.recipes.vqa import Baselines
+from zoo.training.recipes.vqa import AnswersFile, Baselines
 
 call = caller({"vqa": VQASettings, "caption": CaptionSettings})
 QUIET = ("progress=false", "log_every=1", "data.batch_size=8")
@@ -87,6 +89,29 @@ def test_language_alone_is_trained_on_all_scenes() -> None:
     alone = Baselines.without_images(rows, TokenLayout((0,), end=0, pad=1, max_length=64))
     keys = Keys(list(range(8)), 0)
     assert alone.text_rows(keys).tolist() == list(range(8)) and rows.text_rows(keys).tolist() == [0, 1] * 4
+
+
+@pytest.mark.parametrize("wrong", [[], [1]], ids=["all right", "a long answer"])
+def test_the_answers_of_the_test_split(wrong: list[int], tmp_path: Path) -> None:
+    """A model that has all answers right is not asked again; a long answer is generated to its end."""
+    tokenizer = train("bpe", ["what? red"] * 3, 262, max_length=64)
+    texts = [(ImageText("what?", "red"), ImageText("what else?", "an answer of many more letters than sixteen"))]
+    rows = ImageTextRows(ImageTexts(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), texts), tokenizer,
+                         TokenLayout((7, 7), end=0, pad=1, max_length=64), seed=None)  # fmt: skip
+    asked: list[int] = []
+
+    def generated(model: torch.nn.Module, batch: dict[str, Any], **options: int) -> list[str]:
+        asked.append(options["max_new_tokens"])
+        return ["nothing"]
+
+    task = SimpleNamespace(wrong=wrong, predictions={}, evaluated=torch.nn.Linear(1, 1), generate=generated)
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(test=rows, ready=lambda batch: batch))
+    AnswersFile(tmp_path).on_test_end(trainer, cast(Any, task))
+    with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as file:
+        found = [row["prediction"] for row in csv.DictReader(file)]
+    assert found == ["red", "nothing" if wrong else texts[0][1].target]
+    needed = len(tokenizer.encode(texts[0][1].target)) + 1  # and the space before it
+    assert len(asked) == len(wrong) and all(16 < needed <= count <= needed + 1 for count in asked)
 
 
 def test_questions_of_a_table(tmp_path: Path) -> None:

@@ -215,12 +215,16 @@ class AnswersFile(L.Callback):
 def answers_of(task: ImageTextTask, data: ImageTextDataModule, items: Sequence[int]) -> dict[int, str]:
     """{index: the answer that the model generates} for items of the test split."""
     found: dict[int, str] = {}
+    if not len(items):  # all are right
+        return found
+    longest = int((data.test.lengths - data.test.prompt_lengths).max())  # tokens, with the one of the end
     device = next(task.evaluated.parameters()).device
     for rows in torch.tensor(items, dtype=torch.int64).split(256):
         raw = data.test.__getitems__(Keys(rows.tolist(), 0))
         batch = data.ready({k: v.to(device) if isinstance(v, Tensor) else v for k, v in raw.items()})
         with torch.no_grad():
-            found |= dict(zip(rows.tolist(), task.generate(task.evaluated, batch, num_beams=1, max_new_tokens=16)))
+            found |= dict(zip(rows.tolist(), task.generate(task.evaluated, batch, num_beams=1,
+                                                          max_new_tokens=max(16, longest))))  # fmt: skip
     return found
 
 
