@@ -28,6 +28,11 @@ def test_a_text_is_continued_to_a_text(model: zoo.Model) -> None:
     from zoo.inference.generation.streaming import stream_text
 
     assert stream_text(model, "Is it so, Ünï", write=parts.append, **OPTIONS) == text
+    assert "".join(parts) == text
+    parts.clear()
+    with pytest.raises(ValueError):
+        stream_text(model, "Is it so", write=parts.append, temperature=-1.0)
+    assert parts == []  # the prompt is not written before an error
 
 
 def test_texts_are_continued_as_each_alone(model: zoo.Model) -> None:

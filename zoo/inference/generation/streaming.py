@@ -33,23 +33,31 @@ READ = tuple(record.argument for record in MODALITIES.values() if record.name !=
 class Printer:
     """A streamer that writes the text of one row; characters that span several tokens are written when complete.
 
-    context: the last tokens of the prompt.
+    context: the last tokens of the prompt. begin: what is written before the first token, such as the prompt, and not
+    at all if generating ends with an error before it.
     """
 
     is_passive = True  # only reads the tokens, so a GPU may replay its graphs between them
 
-    def __init__(self, decode: Decode, write: Callable[[str], Any], context: list[int]) -> None:
-        self.decode, self.write, self.context = decode, write, context
+    def __init__(self, decode: Decode, write: Callable[[str], Any], context: list[int], begin: str = "") -> None:
+        self.decode, self.write, self.context, self.begin = decode, write, context, begin
         self.ids: list[int] = []
         self.shown = ""
 
     def __call__(self, token: Tensor) -> None:
+        self.start()
         self.ids.append(int(token[0]))
         self.show(self.text().rstrip("\ufffd"))
 
     def end(self) -> None:
         """Write what is left: the mark of a character that stayed incomplete."""
+        self.start()
         self.show(self.text())
+
+    def start(self) -> None:
+        if self.begin:
+            self.write(self.begin)
+            self.begin = ""
 
     def text(self) -> str:
         return text_after(self.decode, self.context, self.ids)
@@ -85,9 +93,8 @@ def stream_text(
     if not ids:
         raise ValueError("the prompt is empty: expected at least one word")
     show = write or print_text
-    if continues:
-        show(prompt)
-    printer = Printer(decoder_of(model, tokenizer), show, ids[-CONTEXT:] if continues else [])
+    before = (ids[-CONTEXT:], prompt) if continues else ([], "")
+    printer = Printer(decoder_of(model, tokenizer), show, *before)
     generate(model, torch.tensor([ids], device=model.device), streamer=printer, tokenizer=tokenizer, **options)
     printer.end()
     return prompt + printer.shown if continues else printer.shown
@@ -103,9 +110,7 @@ def stream_answer(
     begin, context = "", []
     if prompt is not None and not isinstance(model, Bridge):
         begin, context = prompt, encoded(tokenizer_of(model, tokenizer), prompt)[-CONTEXT:]
-    printer = Printer(decoder_of(model, tokenizer), write, context)
-    if begin:
-        write(begin)
+    printer = Printer(decoder_of(model, tokenizer), write, context, begin)
     generate(model, text=prompt, streamer=printer, tokenizer=tokenizer, **options)
     printer.end()
     return begin + printer.shown
