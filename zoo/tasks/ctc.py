@@ -112,10 +112,3 @@ class CTCTask(EvaluatedTask):
         references = [self.vocabulary.decode(row[:length]) for row, length in rows]
         for name in ("wer", "cer"):
             self.metrics[f"{stage}_{name}"].update(predictions, references)
-
-    def _log_epoch(self, stage: str) -> None:
-        row = {}
-        for name in [name for name in self.metrics if name.startswith(stage)]:
-            row[name] = float(self.metrics[name].compute())
-            self.metrics[name].reset()
-        self.log_evaluation(row)

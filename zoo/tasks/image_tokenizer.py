@@ -141,12 +141,3 @@ class ImageTokenizerTask(EvaluatedTask):
         images = [self.processor.to_images(x).float() for x in (output.pixel_values, pixels)]
         self.metrics[f"{stage}_psnr"].update(*images)
         self.metrics[f"{stage}_usage"].update(output.ids)
-
-    def _log_epoch(self, stage: str) -> None:
-        row: dict[str, float] = {}
-        for name in [name for name in self.metrics if name.startswith(stage)]:
-            value = self.metrics[name].compute()
-            found = value if isinstance(value, dict) else {name.removeprefix(f"{stage}_"): value}
-            row |= {f"{stage}_{key}": float(x) for key, x in found.items()}
-            self.metrics[name].reset()
-        self.log_evaluation(row)

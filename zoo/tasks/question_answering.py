@@ -143,10 +143,3 @@ class QuestionAnsweringTask(EvaluatedTask):
             self.metrics |= {name: metric.to(self.device) for name, metric in made.items()}
         self.metrics[f"{stage}_loss"].update(self._losses(logits, batch))
         self.metrics[f"{stage}_answers"].update(logits, batch)
-
-    def _log_epoch(self, stage: str) -> None:
-        row = {f"{stage}_loss": float(self.metrics[f"{stage}_loss"].compute())}
-        row |= {f"{stage}_{name}": score for name, score in self.metrics[f"{stage}_answers"].compute().items()}
-        for name in ("loss", "answers"):
-            self.metrics[f"{stage}_{name}"].reset()
-        self.log_evaluation(row)

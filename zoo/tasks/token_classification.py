@@ -200,16 +200,10 @@ class TokenClassificationTask(EvaluatedTask):
             self.metrics[f"{stage}_entities"].update(predicted, batch)
 
     def _log_epoch(self, stage: str) -> None:
-        row: dict[str, float] = {}
-        for name in [name for name in self.metrics if name.startswith(stage)]:
-            metric = self.metrics[name]
-            value = metric.compute()
-            row |= {f"{stage}_{k}": score for k, score in value.items()} if isinstance(value, dict) else {
-                name: float(value)}  # fmt: skip
-            if isinstance(metric, EntityScores) and stage == "test":
-                with metric.sync_context():
-                    names, counts = metric.counts()
-                if names:
-                    self.class_names, self.class_counts = names, counts
-            metric.reset()
-        self.log_evaluation(row)
+        metric = self.metrics.get("test_entities")
+        if isinstance(metric, EntityScores) and stage == "test":
+            with metric.sync_context():
+                names, counts = metric.counts()
+            if names:
+                self.class_names, self.class_counts = names, counts
+        super()._log_epoch(stage)
