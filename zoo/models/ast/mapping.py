@@ -16,7 +16,7 @@ KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     mlp_dim           = intermediate_size
-    act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act             activations
     norm_eps          = layer_norm_eps
     qkv_bias          = qkv_bias
     dropout           = hidden_dropout_prob

@@ -15,7 +15,7 @@ KEYS = """
     decoder_heads       = decoder_attention_heads
     mlp_dim             = encoder_ffn_dim
     decoder_mlp_dim     = decoder_ffn_dim
-    act                 = activation_function      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act                 = activation_function      activations
     dropout             = dropout
     attention_dropout   = attention_dropout
     scale_embedding     = scale_embedding

@@ -15,7 +15,7 @@ KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     mlp_dim           = intermediate_size
-    act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act             activations
     norm_eps          = layer_norm_eps
     dropout           = hidden_dropout_prob
     attention_dropout = attention_probs_dropout_prob

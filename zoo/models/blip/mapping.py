@@ -13,7 +13,7 @@ KEYS = """
     depth               = vision_config.num_hidden_layers
     heads               = vision_config.num_attention_heads
     mlp_dim             = vision_config.intermediate_size
-    act                 = vision_config.hidden_act     gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act                 = vision_config.hidden_act     activations
     norm_eps            = vision_config.layer_norm_eps
     vocab_size          = text_config.vocab_size
     max_length          = text_config.max_position_embeddings

@@ -11,7 +11,7 @@ KEYS = """
     depth             = n_layers
     heads             = n_heads
     mlp_dim           = hidden_dim
-    act               = activation             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = activation             activations
     dropout           = dropout
     attention_dropout = attention_dropout
     tie_word_embeddings = tie_word_embeddings

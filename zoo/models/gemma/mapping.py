@@ -25,7 +25,7 @@ KEYS = """
     eos_token_id        = eos_token_id
     pad_token_id        = pad_token_id
 """
-ACT = "gelu_pytorch_tanh=gelu_tanh gelu_new=gelu_tanh swish=silu"
+ACT = "gelu_pytorch_tanh=gelu_tanh activations"
 KEYS1 = KEYS.format(act=f"hidden_act {ACT} gelu=gelu_tanh")
 KEYS2 = (
     KEYS.format(act=f"hidden_activation {ACT}")

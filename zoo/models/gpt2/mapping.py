@@ -9,7 +9,7 @@ KEYS = """
     depth             = n_layer
     heads             = n_head
     mlp_dim           = n_inner
-    act               = activation_function      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = activation_function      activations
     norm_eps          = layer_norm_epsilon
     dropout           = resid_pdrop
     attention_dropout = attn_pdrop

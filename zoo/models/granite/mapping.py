@@ -18,7 +18,7 @@ KEYS = """
     heads                = num_attention_heads
     kv_heads             = num_key_value_heads
     mlp_dim              = shared_intermediate_size
-    act                  = hidden_act              gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act                  = hidden_act              activations
     norm_eps             = rms_norm_eps
     attention_dropout    = attention_dropout
     tie_word_embeddings  = tie_word_embeddings

@@ -17,7 +17,7 @@ KEYS = """
     kv_heads          = num_key_value_heads
     head_dim          = head_dim
     mlp_dim           = intermediate_size
-    act               = hidden_act              gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act              activations
     norm_eps          = rms_norm_eps
     attention_dropout = attention_dropout
     tie_word_embeddings = tie_word_embeddings

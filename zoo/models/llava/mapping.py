@@ -5,6 +5,7 @@ from typing import Any
 
 from zoo.models.llama.mapping import MAPPINGS as TEXT
 from zoo.models.mapping.bridge import BridgeMapping, TowerChoices
+from zoo.models.mapping.config_keys import ACTIVATIONS
 from zoo.models.tower_config import Part
 from zoo.models.vit.clip_mapping import CLIP_VISION, SIGLIP_VISION
 from zoo.utils.errors import LoadError
@@ -48,7 +49,6 @@ LANGUAGE = TowerChoices(
     fields={"head": "lm"},
     others=TEXT_OTHERS,
 )
-ACTS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 def read_layer(layer: int, depth: int) -> int:
@@ -89,7 +89,7 @@ def read(values: Mapping[str, Any], towers: Mapping[str, Part]) -> dict[str, Any
         "image_token_id": next(iter(given.values()), 32000),
         "drop_prefix": strategy == "default" or not image.class_token,
         "feature_layer": blocks if several else blocks[0],
-        "projector_act": ACTS.get(act, act),
+        "projector_act": ACTIVATIONS.get(act, act),
         "projector_bias": values.get("multimodal_projector_bias", True),
     }
 
@@ -99,7 +99,7 @@ def write(config: Any) -> dict[str, Any]:
     depth, c = config.image.config.depth, config
     layers = [write_layer(layer, depth) for layer in c.feature_layers]
     default = c.drop_prefix and c.image.config.class_token
-    acts = {ours: theirs for theirs, ours in ACTS.items() if theirs != "gelu_new"}
+    acts = {ours: theirs for theirs, ours in ACTIVATIONS.items() if theirs != "gelu_new"}
     return {
         "image_token_index": c.image_token_id,
         "image_seq_length": c.tokens_per_item or 576,

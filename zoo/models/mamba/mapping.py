@@ -11,7 +11,7 @@ KEYS = """
     max_length        = max_position_embeddings
     width             = hidden_size
     depth             = num_hidden_layers
-    act               = hidden_act              gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act              activations
     norm_eps          = layer_norm_epsilon
     state             = state_size
     conv              = conv_kernel

@@ -12,6 +12,8 @@ from zoo.utils.errors import LoadError
 
 # Fields that only affect training: a format that cannot express them still computes the same outputs.
 TRAINING_ONLY = ("dropout", "attention_dropout", "drop_path")
+# {transformers' name: ours}; export writes the first one.
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,8 @@ class CheckpointMapping:
     """Mapping of a family to one kind of checkpoint of another library. "Theirs" is the other library.
 
     name: transformers' `model_type`; for timm and open_clip, the name used in messages.
-    keys: text table of config keys, `ours = theirs [their_value=our_value ...]`.
+    keys: text table of config keys, `ours = theirs [their_value=our_value ...]`; `activations` stands for the names of
+        activations in transformers.
     table, base: text table of tensors and their prefix, see `tensors.py`. head_tables: {head: additional lines}.
     defaults: values of our fields that a file may omit (instead of the defaults of our config).
     heads: {their class: values of our fields}; export uses the first class that matches.
@@ -106,7 +109,15 @@ class CheckpointMapping:
 def key_lines(keys: str) -> tuple[tuple[str, str, dict[str, str]], ...]:
     """(ours, theirs, {their value: our value}) of each line."""
     lines = [line.replace(" = ", " ").split() for line in keys.splitlines() if line.strip()]
-    return tuple((ours, theirs, dict(pair.split("=") for pair in pairs)) for ours, theirs, *pairs in lines)
+    return tuple((ours, theirs, translations(words)) for ours, theirs, *words in lines)
+
+
+def translations(words: Sequence[str]) -> dict[str, str]:
+    """{their value: our value} of the words of a line, `their_value=our_value` or `activations`."""
+    found: dict[str, str] = {}
+    for word in words:
+        found |= ACTIVATIONS if word == "activations" else dict([word.split("=")])
+    return found
 
 
 def mappings(families: Iterator[Family], format: str) -> Iterator[tuple[Family, CheckpointMapping]]:

@@ -15,7 +15,7 @@ KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     mlp_dim           = intermediate_size
-    act               = hidden_activation      gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_activation      activations
     norm_eps          = norm_eps
     attention_dropout = attention_dropout
     window            = local_attention

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zoo.models.mapping.config_keys import CheckpointMapping
+from zoo.models.mapping.config_keys import ACTIVATIONS, CheckpointMapping
 from zoo.utils.errors import LoadError
 
 # dropout_rate is that of attention weights, too.
@@ -72,8 +72,6 @@ HEAD_TABLES: dict[str | None, str] = {
     -                          = lm_head.weight
 """,
 }
-
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 @dataclass(frozen=True, kw_only=True)

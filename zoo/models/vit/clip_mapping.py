@@ -13,7 +13,7 @@ BLOCK_KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     mlp_dim           = intermediate_size
-    act               = hidden_act             gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act             activations
     norm_eps          = layer_norm_eps
     attention_dropout = attention_dropout
 """

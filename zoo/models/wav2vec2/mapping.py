@@ -13,7 +13,7 @@ KEYS = """
     conv_strides      = conv_stride
     conv_bias         = conv_bias
     conv_norm         = feat_extract_norm
-    conv_act          = feat_extract_activation   gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    conv_act          = feat_extract_activation   activations
     position_kernel   = num_conv_pos_embeddings
     position_groups   = num_conv_pos_embedding_groups
     vocab_size        = vocab_size
@@ -24,7 +24,7 @@ KEYS = """
     depth             = num_hidden_layers
     heads             = num_attention_heads
     mlp_dim           = intermediate_size
-    act               = hidden_act                gelu_new=gelu_tanh gelu_pytorch_tanh=gelu_tanh swish=silu
+    act               = hidden_act                activations
     norm_eps          = layer_norm_eps
     dropout           = hidden_dropout
     attention_dropout = attention_dropout
