@@ -49,10 +49,10 @@ class TextMetricTask(EvaluatedTask):
 
     @property
     def reports(self) -> dict[str, Any]:
-        """Entries of the results of a run: the signature of the metric of texts, if it has one."""
-        metric = self.text_metrics.get("test")
-        signature = getattr(metric, "signature", None)
-        return {f"{type(metric).__name__.lower()}_signature": signature} if signature else {}
+        """Entries of the results of a run: the signatures of the metric of texts or of its parts, if they have one."""
+        parts = self.text_metrics["test"].modules() if "test" in self.text_metrics else ()
+        signed = [part for part in parts if hasattr(part, "signature")]
+        return {f"{type(part).__name__.lower()}_signature": part.signature for part in signed}
 
     def generate(self, model: nn.Module, batch: Mapping[str, Any], **options: Any) -> list[str]:
         """The texts that a model writes for the inputs of a batch."""

@@ -117,11 +117,6 @@ class CaptionScores(Metric):
         names = [*self.parts, "caption_accuracy", *(["attribute_accuracy"] if self.scenes else [])]
         return dict.fromkeys(names, "max")
 
-    @property
-    def signature(self) -> str:
-        """The signature of BLEU; empty without it."""
-        return self.parts["bleu"].signature if "bleu" in self.parts else ""  # type: ignore[return-value]
-
     def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         """Add captions with the references of each."""
         for part in self.parts.values():
