@@ -3,6 +3,7 @@
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class CPUFeatures:
         allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
         amx = torch.cpu._is_amx_tile_supported() and (allowed in ("", "ALL", "DEFAULT") or "AMX" in allowed)
         return cls(bf16=torch.ops.mkldnn._is_mkldnn_bf16_supported(), amx=amx)
+
+
+@cache
+def is_intel() -> bool:
+    """Whether this CPU is one of Intel, for which alone MKL has its fastest kernels."""
+    return "Intel" in cpu_name()
 
 
 def cpu_name() -> str:

@@ -150,10 +150,20 @@ def test_a_token_takes_few_calls(name: str, options: dict, most: int) -> None:
 def test_products_of_large_weights(monkeypatch, rows: int, outputs: int, inputs: int, bias: bool) -> None:
     monkeypatch.setattr(row_functions, "LARGE_WEIGHT", 0)
     monkeypatch.setattr(row_functions, "LEAST_CHUNKED", 0)
+    monkeypatch.setattr(row_functions, "is_intel", lambda: False)
     x, weight, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs) if bias else None
     y = product(weight, b)(x)
     assert y.is_contiguous()
     torch.testing.assert_close(y, nn.functional.linear(x, weight, b), atol=1e-5, rtol=1e-5)
+
+
+def test_mkl_computes_products_on_a_cpu_of_intel(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = torch.randn(256, 64), torch.randn(1, 64)
+    for module in (row_functions, prompt_products):
+        monkeypatch.setattr(module, "is_intel", lambda: True)
+    monkeypatch.setattr(row_functions, "chunked_product", None)
+    assert torch.equal(product(weight, None)(x), nn.functional.linear(x, weight))
+    assert not isinstance(products_of_prompts(nano("t5_nano", T5), 200), prompt_products.OneDNNProducts)
 
 
 @torch.inference_mode()
@@ -161,6 +171,7 @@ def test_prompts_of_many_tokens_are_read_by_onednn(monkeypatch: pytest.MonkeyPat
     model = nano("t5_nano", T5)
     ids = torch.randint(4, 61, (4, 40))
     expected, calls = model.encode(ids), []
+    monkeypatch.setattr(prompt_products, "is_intel", lambda: False)
     monkeypatch.setattr(prompt_products, "LEAST_WEIGHT", 0)
     known = prompt_products.is_large
     monkeypatch.setattr(prompt_products, "is_large", lambda *args: known(*args) and not calls.append(1))

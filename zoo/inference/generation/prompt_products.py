@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.inference.packed_linear import onednn_dtypes
 from zoo.models.base import Model
+from zoo.utils.cpu_features import is_intel
 
 LEAST_ROWS, LEAST_WEIGHT = 128, 1 << 16  # of a product that is faster by oneDNN
 
@@ -41,10 +42,10 @@ def is_large(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 def products_of_prompts(model: Model, tokens: int) -> AbstractContextManager[Any]:
     """A context in which a model reads so many tokens, without gradients, by the faster products where there are any.
 
-    Compiled modules are computed as they were compiled.
+    Compiled modules are computed as they were compiled, and on a CPU of Intel the products of MKL are not replaced.
     """
     few = tokens < LEAST_ROWS or model.device.type != "cpu" or model.dtype != torch.float32
-    if few or torch.is_autocast_enabled("cpu") or torch.float32 not in onednn_dtypes():
+    if few or is_intel() or torch.is_autocast_enabled("cpu") or torch.float32 not in onednn_dtypes():
         return nullcontext()
     is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
     return nullcontext() if is_compiled else OneDNNProducts()

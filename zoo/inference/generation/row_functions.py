@@ -27,6 +27,7 @@ from zoo.nn.heads import LMHead
 from zoo.nn.mlp import MLP
 from zoo.nn.rms_norm import UnitOffsetRMSNorm, unit_offset_rms_norm
 from zoo.nn.sdpa import soft_capped
+from zoo.utils.cpu_features import is_intel
 
 Rows = Callable[[Tensor], Tensor]  # [B, D] -> [B, D']
 
@@ -56,7 +57,7 @@ def by_rows(module: nn.Module) -> Rows:
 def product(weight: Tensor, bias: Tensor | None) -> Rows:
     """A function that computes x W^T + b for few rows, by the fastest kernel that takes the weight as it is."""
     several = product_of_several(weight, bias)
-    if weight.numel() < LEAST_CHUNKED or not is_chunkable(weight):
+    if weight.numel() < LEAST_CHUNKED or not is_chunkable(weight) or is_intel():  # not measured on Intel's CPUs
         return several
     chunks, rest = chunks_of(weight)
     return lambda x: several(x) if x.shape[0] > 1 else chunked_product(x, chunks, rest, bias)
