@@ -23,6 +23,7 @@ from zoo.nn.block_masks import is_constant, kept
 from zoo.nn.block_patterns import WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
 from zoo.nn.masks import And, GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D, Without
+from zoo.nn.token_positions import Index, add, as_index, get, put, token_rows
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid
@@ -33,8 +34,6 @@ FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 150e-6, 1.0
 SECOND = 2.0  # how many tiles a tile costs whose outputs are added to others
 NOTHING = -1e30  # the logarithm of a sum of no keys, from which others can be subtracted
 MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
-
-Index = slice | Tensor
 
 
 class Tile(NamedTuple):
@@ -273,13 +272,6 @@ def in_step(mask: Mask, row: int | None, q: Tensor, k: Tensor) -> Tensor:
     return k[seen[k_place % step] | (k_place < first)]
 
 
-def as_index(index: Tensor) -> Index:
-    """A slice if the positions follow each other: it copies nothing."""
-    first, last = int(index[0]), int(index[-1])
-    in_order = last - first + 1 == len(index) and bool((index.diff() == 1).all())
-    return slice(first, last + 1) if in_order else index
-
-
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> Tensor:
     """Softmax attention in tiles: q [B, H, N, P], k and v [B, G, M, P] -> [B, H, N, P], zeros for queries that see no
     key. Gradients are those of first order, as of torch's kernel."""
@@ -346,12 +338,6 @@ class TiledAttention(torch.autograd.Function):
         return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), None, None
 
 
-def token_rows(x: Tensor) -> Tensor:
-    """x [B, H, N, P] with the numbers of a token beside each other: of other layouts, such as a part of the output of
-    one layer for q, k and v, `index_select` would copy all tokens for each tile."""
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
 def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Zeros in the shape of x [B, H, N, ...], with the heads of a token beside each other as in torch's kernel."""
     x = x.transpose(1, 2)
@@ -375,29 +361,6 @@ def table_of(tile: Tile, q: Tensor, tables: dict[int, Tensor]) -> Tensor | None:
         tables.clear()  # equal tables follow each other
         tables[id(tile.allowed)] = table
     return table
-
-
-def get(x: Tensor, index: Index) -> Tensor:
-    """x [B, H, N, ...] at positions of N."""
-    if isinstance(index, slice):
-        return x[:, :, index]
-    return x.transpose(1, 2).index_select(1, index).transpose(1, 2)
-
-
-def put(x: Tensor, index: Index, values: Tensor) -> None:
-    """Write values at positions of N into x [B, H, N, ...]."""
-    if isinstance(index, slice):
-        x[:, :, index] = values
-    else:
-        x.transpose(1, 2).index_copy_(1, index, values.transpose(1, 2).to(x.dtype))
-
-
-def add(x: Tensor, index: Index, values: Tensor) -> None:
-    """Add values at positions of N to x [B, H, N, ...]."""
-    if isinstance(index, slice):
-        x[:, :, index] += values
-    else:
-        x.transpose(1, 2).index_add_(1, index, values.transpose(1, 2).to(x.dtype))
 
 
 def fold(x: Tensor, groups: int) -> Tensor:
