@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.training.scaling.fit import Fit
+from zoo.training.scaling.parabola import SAME_BUDGET, Parabola
 from zoo.training.scaling.runs import ScalingError, ScalingRun, sizes_of
 from zoo.training.sweep.results import MARKERS
 from zoo.utils.console import format_count
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 _POINTS = 100  # of each curve
 
 
-def figure_of(runs: Sequence[ScalingRun], held_out: Sequence[str], fit: Fit) -> "Figure":
+def figure_of(
+    runs: Sequence[ScalingRun], held_out: Sequence[str], fit: Fit, parabolas: Sequence[Parabola] = ()
+) -> "Figure":
     """Loss of each size over tokens and over training FLOPs: points are runs, hollow ones held out, lines the fit.
 
-    On the right also the lowest loss for each amount of compute.
+    Over FLOPs also the lowest loss for each amount of compute. With parabolas, on the right the loss over the size for
+    each budget: the parabola as a line, the fit dashed, and the minimum of each.
     """
     from matplotlib.ticker import NullFormatter
 
-    figure = make_figure(12, 4.8)
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = make_figure(17 if parabolas else 12, 4.8)
+    left, right, *more = figure.subplots(1, 3 if parabolas else 2, sharey=True)
     runs = [run for run in runs if not run.failure]
     for number, size in enumerate(sizes_of(runs)):
         own = [run for run in runs if run.size == size]
@@ -36,7 +40,10 @@ def figure_of(runs: Sequence[ScalingRun], held_out: Sequence[str], fit: Fit) -> 
         right.plot(flops, best, color="0.3", linewidth=1.2, linestyle=(0, (1, 1.5)), label="best size")
     except ScalingError:  # the loss depends on one of size and tokens alone
         right.plot([], [])
-    for axis, name in ((left, "training tokens D"), (right, "training FLOPs, 6 N D")):
+    for number, each in enumerate(parabolas):
+        _plot_parabola(more[0], fit, [run for run in runs if run.size not in held_out], each, number)
+    axes = [(left, "training tokens D"), (right, "training FLOPs, 6 N D"), *((axis, "parameters N") for axis in more)]
+    for axis, name in axes:
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())  # labels between powers of ten overlap
         axis.set_xlabel(name)
@@ -62,3 +69,16 @@ def _plot_size(left: Any, right: Any, fit: Fit, runs: list[ScalingRun], number: 
         axis.plot(range_ * scale, curve, color=color, linewidth=1.2, linestyle="--" if held else "-")
         axis.plot(tokens * scale, [run.loss for run in runs], color=color, marker=marker, linestyle="", markersize=6,
                   markerfacecolor="white" if held else color, label=label)  # fmt: skip
+
+
+def _plot_parabola(axis: Any, fit: Fit, runs: Sequence[ScalingRun], parabola: Parabola, number: int) -> None:
+    color, low, high = PALETTE[number % len(PALETTE)], *parabola.range
+    own = [run for run in runs if parabola.budget / SAME_BUDGET <= run.flops <= parabola.budget * SAME_BUDGET]
+    n = np.geomspace(low / 1.2, high * 1.2, _POINTS)
+    axis.plot([run.parameters for run in own], [run.loss for run in own], color=color, linestyle="",
+              marker=MARKERS[number % len(MARKERS)], markersize=6, label=f"{parabola.budget:.2g} FLOPs")  # fmt: skip
+    axis.plot(n, [parabola.loss(float(each)) for each in n], color=color, linewidth=1.2)
+    axis.plot(n, fit.curve(n, parabola.budget / (6 * n)), color=color, linewidth=1.2, linestyle="--")
+    if parabola.inside:
+        axis.plot([parabola.parameters], [parabola.loss(parabola.parameters)], color=color, marker="x", markersize=9)
+    axis.legend(frameon=False, fontsize=9, title=f"lines: parabolas, dashed: {fit.law.name}")

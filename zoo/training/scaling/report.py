@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.training.run_dir import write_text
 from zoo.training.scaling.fit import Fit, Optimum, check_design, fit_law
 from zoo.training.scaling.laws import LAWS
+from zoo.training.scaling.parabola import Parabola, parabolas
 from zoo.training.scaling.plot import figure_of
 from zoo.training.scaling.runs import ScalingError, ScalingRun, read_runs, sizes_of, write_runs
 from zoo.training.scaling.sweep import SWEEP_FILE, Sweep, read_sweep
@@ -104,6 +105,10 @@ class ScalingReport:
         """{law: the best size for each budget}."""
         return {name: [fit.optimum(budget) for budget in self.budgets] for name, fit in self.fits.items()}
 
+    def parabolas(self) -> list[Parabola]:
+        """One through the fitted runs of each budget of an IsoFLOP sweep, beside the laws."""
+        return parabolas(self.fitted)
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {
@@ -112,7 +117,9 @@ class ScalingReport:
             "fits": {name: fit.to_json() for name, fit in self.fits.items()},
             "predictions": [prediction.to_json() for prediction in self.predictions()],
             "optima": {name: [vars(each) for each in found] for name, found in self.optima().items()},
-        }
+            "parabolas": [vars(each) | {"parameters": each.parameters if each.inside else None}
+                          for each in self.parabolas()],
+        }  # fmt: skip
 
     def write(self) -> None:
         """Write the files of the report to the folder."""
@@ -124,8 +131,8 @@ class ScalingReport:
         write_atomic(self.folder / "scaling.png", lambda path: figure.savefig(path, format="png"))
 
     def figure(self) -> "Figure":
-        """The plot of the runs with the fit of the first law."""
-        return figure_of(self.runs, self.held_out, next(iter(self.fits.values())))
+        """The plot of the runs with the fit of the first law, and with the parabolas of an IsoFLOP sweep."""
+        return figure_of(self.runs, self.held_out, next(iter(self.fits.values())), self.parabolas())
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -134,6 +141,8 @@ class ScalingReport:
         found = [self._runs_table(), self._fits_table()]
         if predictions := self.predictions():
             found.append(_predictions_table(predictions))
+        if self.parabolas():
+            found.append(self._parabolas_table())
         if self.budgets:
             found.append(self._optima_table())
         return found
@@ -185,6 +194,16 @@ class ScalingReport:
         title = f"fits to {len(self.fitted)} runs; standard deviation of a run from the fit: {spreads}"
         return title, ["law", "parameter", "value", f"{fit.level:.0%} interval"], rows
 
+    def _parabolas_table(self) -> tuple[str, list[str], list[list[str]]]:
+        rows = []
+        for each in self.parabolas():
+            own = [format_count(round(each.parameters)), f"{each.loss(each.parameters):.4f}"] if each.inside else [
+                "none between its sizes", "-"]  # fmt: skip
+            best = [_best_size(fit, each.budget) for fit in self.fits.values()]
+            rows.append([f"{each.budget:.3g}", str(each.runs), *own, *best])
+        head = ["FLOPs", "runs", "minimum of the parabola", "its loss", *(f"best of {name}" for name in self.fits)]
+        return "best size for the budgets of the sweep: a parabola through the runs of each, and the laws", head, rows
+
     def _optima_table(self) -> tuple[str, list[str], list[list[str]]]:
         rows = [[name, f"{best.budget:.3g}", format_count(round(best.parameters)), _range(best.parameters_interval),
                  format_count(round(best.tokens)), _range(best.tokens_interval), f"{best.loss:.4f}"]
@@ -204,6 +223,14 @@ def _predictions_table(predictions: Sequence[Prediction]) -> tuple[str, list[str
     head = ["held-out run", "law", "loss", "predicted", "interval", "error",
             f"error of the loss of {nearest.size} at {format_count(nearest.tokens)}"]  # fmt: skip
     return "predictions of runs that the fits have not seen", head, rows
+
+
+def _best_size(fit: Fit, budget: float) -> str:
+    """The best size of a law for a budget; "-" where the runs do not determine it."""
+    try:
+        return format_count(round(fit.optimum(budget).parameters))
+    except ScalingError:
+        return "-"
 
 
 def _range(interval: tuple[float, float]) -> str:
