@@ -252,7 +252,7 @@ def exchanges(rank: int, plan: Plan) -> dict[str, int]:
 
 BLOCKS = 2
 UNITS = BLOCKS + 1  # of FSDP2: each block, and all other parameters
-SHARDS = {"_allgather_base_": 2 * UNITS, "_reduce_scatter_base_": UNITS}  # forward and backward; gradients
+SHARDS = {"_allgather_base_": UNITS + BLOCKS, "_reduce_scatter_base_": UNITS}  # the blocks backward, too; gradients
 # The word embeddings, attentions and MLPs; the gradients of the inputs of these and of the output layer; the scores.
 PARTS = {"all_reduce": 1 + 2 * BLOCKS + 2 * BLOCKS + 1, "all_gather_into_tensor": 1}
 # Attentions and MLPs gather tokens and scatter their sums, forward and backward; so do the ends of the stack, one of
