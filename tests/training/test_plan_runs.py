@@ -17,7 +17,7 @@ import zoo
 from zoo.parallel import Plan
 from zoo.parallel.config import PlanSettings
 from zoo.parallel.shards import whole
-from zoo.tasks import CausalLMTask, MaskedLMTask, Seq2SeqTask, seq2seq
+from zoo.tasks import CausalLMTask, MaskedLMTask, Seq2SeqTask, text_metric
 from zoo.tasks.base import Task
 from zoo.tasks.config import OptimSettings
 from zoo.training.config import RunSettings
@@ -191,7 +191,7 @@ def pairs(part: int, parts: int) -> list[dict[str, Any]]:
 def write_texts(rank: int, plan: Plan, references: list[str]) -> tuple[dict[str, float], list[str]]:
     """What is logged in a step and a validation, and the messages at the start."""
     messages: list[str] = []
-    seq2seq.announce = messages.append  # type: ignore[assignment]
+    text_metric.announce = messages.append  # type: ignore[assignment]
     batches = pairs(rank // plan.context, plan.batch_parts)
     rows = fit(writer(references), plan, rank, batches, max_steps=1)
     return {key: value for row in rows for key, value in row.items()}, messages
