@@ -420,10 +420,10 @@ def webdataset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_shard(file: Path, caption: str) -> None:
-    write_image(file.parent / "x.png", 60)
     (file.parent / "x.txt").write_text(caption)
     with tarfile.open(file, "w") as tar:
         for i in range(12):
+            write_image(file.parent / "x.png", 60 + i)
             for ending in ("png", "txt"):
                 tar.add(file.parent / f"x.{ending}", f"{i}.{ending}")
 
