@@ -40,4 +40,4 @@ def test_functions_entered_in_a_forward_and_in_its_first_block(structure, forwar
 
 
 def test_calls_of_one_token(structure):
-    assert structure.token_calls() <= 80
+    assert structure.token_calls() <= 100  # one for each product of one row

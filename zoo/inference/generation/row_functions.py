@@ -60,7 +60,7 @@ def product(weight: Tensor, bias: Tensor | None) -> Rows:
     if weight.numel() < LEAST_CHUNKED or not is_chunkable(weight) or is_intel():  # not measured on Intel's CPUs
         return several
     chunks, rest = chunks_of(weight)
-    return lambda x: several(x) if x.shape[0] > 1 else chunked_product(x, chunks, rest, bias)
+    return partial(chunked_product, chunks=chunks, rest=rest, bias=bias, several=several)
 
 
 def product_of_several(weight: Tensor, bias: Tensor | None) -> Rows:
