@@ -302,6 +302,10 @@ def status_bytes(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
+# glibc gives freed memory back at once: for processes of which only the peak of memory is measured.
+GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
 def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes that a call holds above those before it: of this process, or allocated on the GPU."""
     if device == "cuda":

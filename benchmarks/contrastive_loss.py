@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import attempt, options, paired, peak_bytes, record
+from _measure import GLIBC, attempt, options, paired, peak_bytes, record
 from torch import Tensor
 
 import zoo
@@ -29,7 +29,6 @@ CACHED = ("256 pairs at once", "256 pairs 16 at a time")
 PAIRS, PART = 256, 16
 NAMES = ("open_clip ClipLoss", "zoo clip_loss", "open_clip SigLipLoss", "zoo siglip_loss")
 LARGE = 32_768
-GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def step(name: str, rows: int, width: int, device: str) -> Callable[[], list[Tensor]]:

@@ -16,8 +16,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from _measure import options, paired, peak_bytes, record
-from contrastive_loss import GLIBC
+from _measure import GLIBC, options, paired, peak_bytes, record
 from torch import Tensor
 
 from zoo.nn.losses import linear_cross_entropy

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from _measure import options, paired, peak_bytes, record
+from _measure import GLIBC, options, paired, peak_bytes, record
 from torch import Tensor
 
 from zoo.models.evoformer.block import EvoformerStack
@@ -23,7 +23,6 @@ from zoo.models.evoformer.model import EvoformerConfig
 from zoo.nn.init import initialize
 
 MODES = ("inference", "training")
-GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def zoo_block(chunk_size: int | None) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

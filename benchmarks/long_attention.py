@@ -18,13 +18,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _measure import options, paired, record, status_bytes
+from _measure import GLIBC, options, paired, peak_bytes, record
 from torch import Tensor, nn
 
 from zoo.nn import Attention, Core, CoreSpec
@@ -39,7 +38,6 @@ PATTERNS = {
     "strided": {"window": 512, "step": 256},
 }
 SHORTEST_PEER = 1024  # transformers' BigBird takes all keys below
-GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # freed memory is given back
 MAX_SCORES = {"cuda": 2**32, "cpu": 2**28}
 
 
@@ -140,11 +138,7 @@ def peak(core: Core, n: int, name: str) -> float:
     small = parts_of(core.spec, 64, "cpu")
     with_backward(forwards(core, small)[name], small)()  # loads what any call loads
     parts = parts_of(core.spec, n, "cpu")
-    call = with_backward(forwards(core, parts)[name], parts)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = status_bytes("VmRSS")
-    call()
-    return (status_bytes("VmHWM") - before) / 2**20
+    return peak_bytes(with_backward(forwards(core, parts)[name], parts)) / 2**20
 
 
 def memory(core: Core, n: int, o: SimpleNamespace) -> None:

@@ -13,8 +13,8 @@ resample=false. word_timestamps=false leaves out the times of words, so that sub
 
 import sys
 
-from zoo.cli.key_values import files_and_options, transcribe_flags
 from zoo.cli.main import main
+from zoo.cli.transcribe_options import files_and_options, transcribe_flags
 
 
 def command(words: list[str]) -> list[str]:

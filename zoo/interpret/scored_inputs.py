@@ -62,6 +62,7 @@ class Part:
 
     @property
     def is_image(self) -> bool:
+        """Whether these are patches of images [B, C, H, W]."""
         return self.cells is not None and self.time_axis is None
 
     @property

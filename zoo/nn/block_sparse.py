@@ -11,7 +11,7 @@ shares of their sums in the softmax.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class Tiles:
     tiles: tuple[Tile, ...]
     more: tuple[Tile, ...] = ()
 
-    @property
+    @cached_property
     def gathers(self) -> bool:
         """Whether a tile has positions that do not follow each other."""
         return any(isinstance(part, Tensor) for tile in self.tiles + self.more for part in (tile.queries, tile.keys))

@@ -14,7 +14,7 @@ from zoo.data.pairs.dataset import PairDataset
 from zoo.data.pairs.images import ResizeAndCrop
 from zoo.data.pairs.load import check_not_empty, load_pairs
 from zoo.data.pairs.tables import NAMES, caption_folder
-from zoo.data.sources.columns import FILE_NAMES, announce_skipped, encoded_item, find_column
+from zoo.data.sources.columns import FILE_NAMES, announce_skipped, encoded_item, find_column, refuse_skipped
 from zoo.data.sources.find import find_tables
 from zoo.data.sources.tables import Table
 from zoo.data.splits import Splits, with_test
@@ -57,10 +57,8 @@ def load_visual_questions(
     source, s = find_tables(s, "image-text pairs", folder=caption_folder)
     skipped: list[str] = []
     parts = {split: _decoded(table, s, processor, skipped) for split, table in source.tables.items()}
-    if skipped and s.on_error == "raise":
-        listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
-        raise DataError(f"{len(skipped)} rows cannot be used; fix or remove them, or pass on_error=skip to skip them:"
-                        f"\n  {listed}")  # fmt: skip
+    if s.on_error == "raise":
+        refuse_skipped(skipped, "rows")
     check_not_empty(parts, source.where, skipped)
     test_name = (s.test or "") if "test" in parts else f"a held-out part of {source.name}"
     parts = with_test(parts, seed, f"{source.where} has {len(parts['train'])} images: too few to hold some out")
@@ -178,7 +176,7 @@ def _rows(
     questions = "" if s.question else find_column(table, s.questions, "questions", QUESTION_NAMES, [images, answers])
     types = s.types or next((name for name in TYPE_NAMES if name in columns and name not in (answers, questions)), "")
     base = Path(table.where).parent
-    found: dict[Blob, tuple[Blob, list[ImageText], str]] = {}
+    found: dict[Blob, tuple[list[ImageText], str]] = {}
     for row in range(len(table)):
         place = table.place(row)
         blob, problem = encoded_item(columns[images][row], base)
@@ -191,9 +189,8 @@ def _rows(
             skipped.append(f"{place}: {problem}")
             continue
         text = ImageText(question.strip(), answer.strip(), str(columns[types][row]) if types else "")
-        found.setdefault(blob, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))[1].append(text)
-    blobs, texts, places = zip(*found.values()) if found else ((), (), ())
-    return list(blobs), list(texts), list(places)
+        found.setdefault(blob, ([], f"{place}: {blob}" if isinstance(blob, Path) else place))[0].append(text)
+    return list(found), [texts for texts, _ in found.values()], [place for _, place in found.values()]
 
 
 def _first(value: Any) -> Any:

@@ -12,7 +12,7 @@ from zoo.data.pairs.dataset import Decoder, PairDataset, PairSplits, T
 from zoo.data.pairs.images import Fit, ResizeAndCrop, decode_images
 from zoo.data.pairs.streamed import load_streamed_pairs
 from zoo.data.pairs.tables import caption_folder, pair_rows
-from zoo.data.sources.columns import announce_skipped
+from zoo.data.sources.columns import announce_skipped, refuse_skipped
 from zoo.data.sources.find import Source, find_tables
 from zoo.data.splits import Items, with_test
 from zoo.data.streams.folder import find_shards
@@ -91,10 +91,8 @@ def from_tables(source: Source, s: Any, role: str, decode: Decoder[T], seed: int
     problem = f"{source.where} has {len(rows['train'])} pairs{skips}: too few to hold some out for testing"
     rows = with_test(rows, seed, problem)
     sets = {split: decode(part, skipped) for split, part in rows.items()}
-    if skipped and s.on_error == "raise":
-        listed = "\n  ".join(skipped[:20]) + (f"\n  and {len(skipped) - 20} more" * (len(skipped) > 20))
-        raise DataError(f"{len(skipped)} pairs cannot be used; fix or remove them, or pass on_error=skip to skip "
-                        f"them:\n  {listed}")  # fmt: skip
+    if s.on_error == "raise":
+        refuse_skipped(skipped, "pairs")
     if "test" not in source.tables and len(sets["train"]) and not len(sets["test"]):  # of broken files alone
         sets |= with_test({"train": sets["train"]}, seed, problem)
     check_not_empty(sets, source.where, skipped)

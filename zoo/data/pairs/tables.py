@@ -71,7 +71,7 @@ def pair_rows(table: Table, items: str, captions: str, role: str, skipped: list[
     column = find_column(table, items, role, (*NAMES[role], *FILE_NAMES))
     caption_columns = find_columns(table, captions, "captions", NAMES["captions"])
     base = Path(table.where).parent
-    found: dict[Blob, tuple[Blob, list[str], str]] = {}
+    found: dict[Blob, tuple[list[str], str]] = {}
     for row in range(len(table)):
         place, value = table.place(row), table.columns[column][row]
         texts = [text for name in caption_columns for text in _texts(table.columns[name][row])]
@@ -80,10 +80,9 @@ def pair_rows(table: Table, items: str, captions: str, role: str, skipped: list[
         if problem or blob is None:
             skipped.append(f"{place}: {problem}")
             continue
-        known = found.setdefault(blob, (blob, [], f"{place}: {blob}" if isinstance(blob, Path) else place))
-        known[1].extend(text for text in texts if text not in known[1])
-    blobs, lists, places = zip(*found.values()) if found else ((), (), ())
-    return Rows(list(blobs), [tuple(texts) for texts in lists], list(places))
+        known, _ = found.setdefault(blob, ([], f"{place}: {blob}" if isinstance(blob, Path) else place))
+        known.extend(text for text in texts if text not in known)
+    return Rows(list(found), [tuple(texts) for texts, _ in found.values()], [place for _, place in found.values()])
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -112,6 +112,14 @@ def with_values(table: Table, name: str, on_error: str, role: str) -> list[int]:
     return [i for i in range(len(values)) if i not in skipped]
 
 
+def refuse_skipped(messages: Sequence[str], noun: str) -> None:
+    """Raises: DataError that lists the items which cannot be used; nothing if there are none."""
+    if messages:
+        listed = "\n  ".join(messages[:20]) + (f"\n  and {len(messages) - 20} more" * (len(messages) > 20))
+        raise DataError(f"{len(messages)} {noun} cannot be used; fix or remove them, or pass on_error=skip to skip "
+                        f"them:\n  {listed}")  # fmt: skip
+
+
 def announce_skipped(messages: Sequence[str], noun: str) -> None:
     """Say how many items were skipped, with the first three messages; nothing if there are none."""
     if messages:

@@ -48,6 +48,12 @@ class Carried:
             own.copy_(own.index_select(0, index))
 
 
+def constant_caches(state: StackState) -> list[LinearAttentionState | RecurrentState]:
+    """The caches of constant size of all layers."""
+    caches = [cache for layer in state for cache in (layer.mixer, layer.mlp)]
+    return [cache for cache in caches if isinstance(cache, LinearAttentionState | RecurrentState)]
+
+
 def held_by(cache: State) -> dict[str, Tensor]:
     """The dictionary that holds the tensors of a cache of constant size."""
     return cache.tensors if isinstance(cache, RecurrentState) else vars(cache)

@@ -21,7 +21,7 @@ from zoo.inference.generation.one_token import (
     stack_of,
 )
 from zoo.inference.generation.row_functions import Rows, by_rows, hidden_step
-from zoo.inference.generation.static_state import Carried, StaticMemory, static_state, tensors_of
+from zoo.inference.generation.static_state import Carried, StaticMemory, constant_caches, static_state, tensors_of
 from zoo.inference.optimized_parts import JoinedProjections, is_called_plainly
 from zoo.inference.packed_linear import FusedActivationLinear
 from zoo.models.base import Model
@@ -34,8 +34,6 @@ from zoo.nn.kv_cache import (
     EncoderDecoderState,
     KVCache,
     LayerState,
-    LinearAttentionState,
-    RecurrentState,
     StackState,
     StaticKVCache,
     StaticMaskView,
@@ -125,8 +123,7 @@ class StaticStep:
         self.capacity, self.memory = capacity, memory
         self.like = model.tokens.word.weight
         self.state = static_state(stack.new_state(len(ids), 1, self.like), positions, capacity, self.like)
-        caches = [cache for layer in self.state for cache in (layer.mixer, layer.mlp)]
-        self.carried = [Carried(c) for c in caches if isinstance(c, LinearAttentionState | RecurrentState)]
+        self.carried = [Carried(cache) for cache in constant_caches(self.state)]
         self.embed, context_of = embedding_and_context(model)
         self.context = context_of(torch.arange(capacity, device=ids.device))
         if self.context.memory is not None:
@@ -148,14 +145,12 @@ class StaticStep:
         else:
             self.positions.copy_(keep.sum(1, keepdim=True))
             order = (~keep).byte().argsort(dim=1, stable=True)
-        caches = [cache for layer in state for cache in (layer.mixer, layer.mlp)]
         for own, other in zip(self.state, state, strict=True):
             if isinstance(own.mixer, StaticKVCache):
                 assert isinstance(other.mixer, KVCache)
                 own.mixer.load(other.mixer, order)
-        found = [tensors_of(c) for c in caches if isinstance(c, LinearAttentionState | RecurrentState)]
-        for carried, tensors in zip(self.carried, found, strict=True):
-            carried.load(tensors)
+        for carried, cache in zip(self.carried, constant_caches(state), strict=True):
+            carried.load(tensors_of(cache))
         if self.memory is not None:
             assert isinstance(state, EncoderDecoderState)
             self.memory.load(state)

@@ -60,14 +60,15 @@ class Hardware:
 
 def _gpu(name: str, listed: str, memory_gb: float, **values: float | str | int) -> Hardware:
     peak = PEAKS[listed]
-    defaults = {"tflops": round(PRODUCTS * peak), "attention_tflops": round(0.6 * PRODUCTS * peak)} | NEWER
+    defaults = {"tflops": round(PRODUCTS * peak), "attention_tflops": round(0.6 * PRODUCTS * peak),
+                "host_memory_gb": HOST_MEMORY_GB}  # fmt: skip
     return Hardware(name=name, peak_tflops=peak, memory_gb=memory_gb, **(defaults | values))  # type: ignore[arg-type]
 
 
-HOST = ("of the host, for each GPU: its share of 2 TB, 75 % of its share of the channels of memory, and 80 % of PCIe's "
-        "64 GB/s (32 GB/s of a100 and l40s), from data sheets of DGX systems")  # fmt: skip
-OLDER: dict[str, float] = {"host_memory_gb": 220.0, "host_gb_s": 38.0, "pcie_gb_s": 25.0}
-NEWER: dict[str, float] = {"host_memory_gb": 220.0, "host_gb_s": 58.0, "pcie_gb_s": 50.0}
+# Of the host, for each GPU, from data sheets of DGX systems: its share of 2 TB; with PCIe 4.0 75 % of its share of the
+# channels of memory, and 80 % of 32 GB/s. The defaults of `Hardware` are those with PCIe 5.0.
+HOST_MEMORY_GB = 220.0
+OLDER: dict[str, float] = {"host_gb_s": 38.0, "pcie_gb_s": 25.0}
 _HALF = "large products at 79 % and attention at 47 % of the peak, which is that of the data sheet"
 GPUS: dict[str, Hardware] = {
     "h100": _gpu("h100", "H100", 76.0, tflops=778.0, attention_tflops=335.0, bandwidth_gb_s=2980.0, link_gb_s=360.0,
