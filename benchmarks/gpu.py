@@ -229,7 +229,7 @@ def described(kept: dict[str, Any]) -> str:
     """The machine, the ceilings, the command."""
     device, dates = kept["ceilings"], sorted({str(v["date"]) for v in kept["values"].values() if not v.get("marked")})
     text = f"{kept['machine']}; {kept['versions']}. Its ceilings, measured there: bf16 matrix product "
-    text += f"{device['product'] / 1e12:.0f} TFLOP/s (the peak of MFU; the data sheet of an H100 SXM has 989), "
+    text += f"{device['product'] / 1e12:.0f} TFLOP/s (the peak of MFU; the data sheet of this chip as an SXM has 989), "
     text += f"copy {device['copy'] / 1e12:.2f} TB/s."
     text += f" `benchmarks/gpu.sh`, {dates[-1]}." if dates else " Not yet run in full for this version."
     marked = any(value.get("marked") for value in kept["values"].values())

@@ -1,16 +1,16 @@
 """Whisper: 30 s of audio and 32 greedy tokens, as loaded and after zoo.optimize, against transformers' generate.
 
-    python benchmarks/whisper.py [size=tiny|base|small] [rows=1] [new=32] [rounds=5] [part=all|encoder]
+    python benchmarks/whisper.py [size=tiny|base|small] [rows=1] [new=32] [rounds=5] [part=all|encoder] [device=cpu]
 
 Targets for the shape of Whisper tiny, one clip: >= 1.5x as loaded, >= 1.8x optimized. Weights are random; the tokens of
-all float32 variants are compared. part=encoder times the encoder alone.
+all float32 variants are compared. part=encoder times the encoder alone. On a GPU both sides are in bfloat16.
 """
 
 import tempfile
 from collections.abc import Callable
 
 import torch
-from _measure import attempt, options, paired
+from _measure import attempt, clock_of, dtype_of, options, paired
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 import zoo
@@ -45,9 +45,12 @@ def models(size: str) -> tuple[torch.nn.Module, zoo.Model]:
 
 
 def main() -> None:
-    o = options({"rounds": 1, "new": 4}, size="tiny", rows=1, new=32, rounds=5, part="all")
+    o = options({"rounds": 1, "new": 4}, size="tiny", rows=1, new=32, rounds=5, part="all", device="cpu", dtype="")
+    dtype = dtype_of(o)
+    name = str(dtype).removeprefix("torch.")
     theirs, ours = models(o.size)
-    features = torch.randn(o.rows, 80, 3000)
+    theirs, ours = theirs.to(o.device, dtype), ours.to(o.device, dtype)
+    features = torch.randn(o.rows, 80, 3000, device=o.device, dtype=dtype)
 
     def transformers_generate() -> torch.Tensor:
         return theirs.generate(
@@ -69,16 +72,16 @@ def main() -> None:
 
     peer, make = (transformers_generate, zoo_generate) if o.part == "all" else (their_encoder, our_encoder)
     calls = {
-        "transformers float32": peer,
-        "zoo float32, as loaded": make(ours),
-        "zoo float32, optimized": attempt(lambda: make(zoo.optimize(ours, rows="one" if o.rows == 1 else "many"))),
+        f"transformers {name}": peer,
+        f"zoo {name}, as loaded": make(ours),
+        f"zoo {name}, optimized": attempt(lambda: make(zoo.optimize(ours, rows="one" if o.rows == 1 else "many"))),
     }
     if o.part == "all":
         expected = peer()
         same = all(torch.equal(call()[:, : expected.shape[1]], expected) for call in calls.values())
         print(f"tokens {'are equal' if same else 'DIFFER'}")
     title = f"Whisper {o.size}, {o.rows} clip(s) of 30 s, {o.new if o.part == 'all' else 'no'} tokens"
-    paired(calls, rounds=o.rounds, title=title, items=o.rows)
+    paired(calls, rounds=o.rounds, title=title, items=o.rows, clock=clock_of(o.device))
 
 
 if __name__ == "__main__":
