@@ -14,6 +14,7 @@ import transformers
 from audio_peers import SPECTROGRAM, STABLE, WAVEFORM, noise
 from clip_peers import TEXT, VISION, texts
 from peers import TINY_DINO, TINY_VIT, error, pixels, randomize
+from speeds import full_unless
 from torch import Tensor, nn
 
 import zoo
@@ -190,7 +191,13 @@ class Folder:
         return zoo.load(path).eval()
 
 
-@pytest.mark.parametrize("name", MODELS)
+QUICK = (
+    "BertForSequenceClassification", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM",
+    "ViTForImageClassification", "Dinov2WithRegistersForImageClassification", "Wav2Vec2ForCTC", "CLIPModel",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", full_unless(QUICK, MODELS))
 def test_a_changed_key_is_computed_or_refused(name: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "base", name)
     batch = batch_for(folder.base.config)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from recipe_calls import caller, result
+from speeds import full_unless
 from text_peers import SENTENCES, save_text_tokenizer, text_folder, transformers_text
 
 import zoo
@@ -26,12 +27,17 @@ def table(folder: Path, rows: list[tuple[str, str]] = SENTENCES) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", [
+FOLDERS = [
     "BertForMaskedLM", "BertModel", "BertForPreTraining", "BertForTokenClassification", "BertForQuestionAnswering",
     "BertForSequenceClassification", "RobertaForMaskedLM", "RobertaModel", "XLMRobertaForMaskedLM",
     "DistilBertForMaskedLM", "DistilBertModel", "ModernBertForMaskedLM", "GPT2LMHeadModel", "GPT2Model",
     "LlamaForCausalLM", "LlamaModel", "sentence-transformers",
-])  # fmt: skip
+]  # fmt: skip
+USUAL = ("BertForMaskedLM", "RobertaModel", "DistilBertModel", "ModernBertForMaskedLM", "GPT2LMHeadModel", "LlamaModel",
+         "sentence-transformers")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", full_unless(USUAL, FOLDERS))
 def test_any_text_model_becomes_a_classifier(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text_folder(name, tmp_path / "source")
     words = (*QUIET, f"data={table(tmp_path)}", f"model.source={tmp_path / 'source'}", "lr=1e-9")

@@ -1,5 +1,5 @@
 """Every family on a GPU: outputs and gradients are those of a CPU, with padding and in half precision, optimized, and
-with every attention kind; generated tokens are the same. `.ci/full` runs it without a GPU, too, where float32 is compared
+with every attention kind; generated tokens are the same. `.ci/full` also runs it without a GPU: float32 is compared
 with the other dtypes and with optimized models."""
 
 import dataclasses

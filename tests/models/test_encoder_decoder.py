@@ -5,16 +5,16 @@ A family whose fields or inputs differ from those of texts has an entry in `OWN`
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
 from peers import close
+from speeds import full_unless
 from torch import Tensor
 
 import zoo
 from zoo.models.encoder_decoder import EncoderDecoder
-from zoo.models.registry import build, families, family
+from zoo.models.registry import families, family
 from zoo.nn import Attention, Stack
 from zoo.nn.registry import BUILT_IN, CORES
 
@@ -56,12 +56,9 @@ def ids_name(name: str) -> str:
     return f"{family(name).model.decoder_prefix}input_ids"
 
 
-@cache
 def smallest(name: str) -> str:
-    """The variant with the fewest parameters."""
-    own = family(name)
-    sizes = {v: sum(p.numel() for p in build(own, own.config(**own.variants[v])).parameters()) for v in own.variants}
-    return min(sizes, key=lambda v: sizes[v])
+    """The first variant, which is that with the fewest parameters."""
+    return next(iter(family(name).variants))
 
 
 def small(name: str, **overrides) -> EncoderDecoder:
@@ -295,7 +292,7 @@ def test_checkpointing_changes_no_gradient(name):
         close(value, kept[key])
 
 
-@pytest.mark.parametrize("name", STACKED)
+@pytest.mark.parametrize("name", full_unless(("bart", "t5", "whisper"), STACKED))
 @torch.no_grad()
 def test_one_graph_and_export(name):
     torch._dynamo.reset()

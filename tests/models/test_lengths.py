@@ -83,7 +83,7 @@ def in_dtype(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 QUICK = ("bert", "gpt2", "clip_text", "wav2vec2")
 FLOATS = [
-    pytest.param(name, dtype, marks=[] if name in QUICK or dtype == torch.float32 else pytest.mark.full)
+    pytest.param(name, dtype, marks=[] if name in QUICK else pytest.mark.full)
     for name in PADDED if name not in PACKED for dtype in (torch.float32, torch.bfloat16)
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from parallel_cases import Case, Gradients, alone, difference, double, doubled, weights_like
 from ranks import ranks
+from speeds import full_unless
 from torch import Tensor
 from torch import distributed as dist
 
@@ -104,7 +105,7 @@ def test_families(names: list[str]) -> None:
     check(2, {name: FAMILIES[name] for name in names})
 
 
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("half", full_unless([0], [0, 1]))
 def test_kinds_with_all_tokens_of_some_heads(half: int) -> None:
     check(4 if half else 2, {kind: KINDS[kind] for kind in list(KINDS)[half::2]}, "ulysses")
 

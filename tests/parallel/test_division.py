@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from plan_cases import batch_of, gradients_of, small
 from ranks import ranks
+from speeds import full_unless
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
@@ -178,7 +179,10 @@ def train_in_parts(rank: int, plan: Plan) -> list[float]:
     return train_placed(model, average, batch, 20)
 
 
-@pytest.mark.parametrize("plan", [Plan(tensor=2, sequence=True), Plan(shard=2, checkpointing="selective")], ids=str)
+TWENTY = [Plan(tensor=2, sequence=True), Plan(shard=2, checkpointing="selective")]
+
+
+@pytest.mark.parametrize("plan", full_unless(TWENTY[:1], TWENTY), ids=str)
 def test_twenty_steps_with_clipping_and_a_moving_average(plan: Plan) -> None:
     """All processes receive the same rows, whose mean loss is that of one process."""
     model = small("gpt2")

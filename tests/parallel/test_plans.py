@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from plan_cases import FAMILIES, batch_of, gradients_of, part_of_this_rank, small
 from ranks import ranks
+from speeds import full_unless
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -72,7 +73,9 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * n.endswith("of all")) for n in PLANS])
+@pytest.mark.parametrize(
+    "name", full_unless(("shards", "copies of shards", "heads and tokens", "shards of parts"), PLANS)
+)
 def test_gradients_are_those_of_one_process(name: str) -> None:
     plan, names = PLANS[name]
     for family in names:

@@ -9,6 +9,7 @@ import torch
 from peers import randomize
 from plan_fit import fit
 from ranks import as_torchrun, ranks
+from speeds import full_unless
 from tiny_run import Kill, checkpoint, in_child, metrics, tiny_run
 from torch import nn
 from torchmetrics import Metric
@@ -62,10 +63,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-RARE = ("heads", "copies of parts")  # what they add to the others is tested in tests/parallel
+USUAL = ("shards", "shards of parts", "tokens", "stages")  # what the others add is tested in tests/parallel
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n in RARE)) for n in PLANS])
+@pytest.mark.parametrize("name", full_unless(USUAL, PLANS))
 def test_a_recipe_computes_the_same(name: str, alone: Path, tmp_path: Path) -> None:
     words = PLANS[name]
     world = 4 if "parts" in name else 2

@@ -27,10 +27,10 @@ OFFLOADED = [(name, replace(plan, checkpointing=how, cpu_offload=True), rows, co
 BESIDE = replace(CPU, host_memory_gb=64.0)  # as a device with a memory of its own
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in range(1, 19))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in range(1, 38))])
 def test_memory_and_copies_of_cpu_offload(part: int) -> None:
     """What is on the device, what on the host, and the bytes of FSDP2's copies in between."""
-    for name, plan, rows, count in OFFLOADED[part::19]:
+    for name, plan, rows, count in OFFLOADED[part::38]:
         found = predicted(name, plan, rows, microbatches=count, hardware=BESIDE)
         real = measured(name, plan, rows, HostAndDevice, microbatches=count)
         case = name, plan, plan.checkpointing, rows, count
@@ -45,10 +45,10 @@ ACCUMULATED = [(name, replace(plan, checkpointing=how), rows)
                if not (plan.context > 1 and name == "vit_cifar_tiny")]  # fmt: skip
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in range(1, 29))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in range(1, 58))])
 def test_memory_with_accumulated_gradients(part: int) -> None:
     """Of two microbatches: gradients of the first are there from the beginning of the second."""
-    for name, plan, rows in ACCUMULATED[part::29]:
+    for name, plan, rows in ACCUMULATED[part::58]:
         real, found = peak(name, plan, rows, microbatches=2), predicted(name, plan, rows, microbatches=2).memory.total
         assert real <= found <= 1.1 * real, (name, plan, plan.checkpointing, rows, found / real)
 
