@@ -311,6 +311,8 @@ def test_files_with_a_tokenizer_from_vocabulary_and_merges(tmp_path):
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert torch.equal(again(texts, padding=True, return_tensors="pt")["input_ids"], expected["input_ids"])
     assert model.encode_text(**ours).shape == (2, 24)
+    ids = ours["input_ids"][0]
+    assert model.preprocess.text.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == "a low lower"
 
 
 def clip_vocabulary(folder: Path) -> dict[str, int]:

@@ -18,9 +18,14 @@ from table_swaps import check_swaps
 from torch import Tensor
 
 import zoo
+from zoo.checkpoints.formats.vocabulary_files import clip_bpe
+from zoo.inference.generation.caption_prompts import encode_images
+from zoo.inference.generation.stopping import decoder_of
+from zoo.inference.generation.streaming import stream_text
 from zoo.models.coca import CoCa, CoCaOutput
 from zoo.models.registry import build, family
 from zoo.nn import Attention
+from zoo.preprocessing.text import TextProcessor
 from zoo.preprocessing.tokenizer_training import train
 
 PEERS = {
@@ -294,6 +299,28 @@ def test_captions_as_texts_and_zero_shot_and_embeddings(captioner, tmp_path):
         image.save(tmp_path / f"{i}.png")
     embedded = zoo.embed(captioner, tmp_path, tmp_path / "index")
     assert embedded is not None
+
+
+def test_the_words_of_a_caption_are_apart_from_its_prompt():
+    """With the tokenizer of CLIP, in which token 0, the padding, is a "!" that no space follows."""
+    from tokenizers import processors
+
+    pieces = ["!", "a</w>", "c", "a", "t</w>", "ca", "cat</w>", "<s>", "<e>"]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    backend = clip_bpe(vocab, [("c", "a"), ("ca", "t</w>")], unk="!")
+    backend.add_special_tokens(["<s>", "<e>"])
+    around = [("<s>", 7), ("<e>", 8)]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A <e>", special_tokens=around)
+    special = {"pad": "!", "bos": "<s>", "eos": "<e>"}
+    text = TextProcessor(tokenizer=backend.to_str(), special=special, max_length=16, mask=False, multiple=16)
+    model = small(pad_token_id=0, eos_token_id=(8, 0), decoder_start_token_id=7)
+    model.preprocess = replace(model.default_preprocess(), text=text)
+    prompts, inputs, _ = encode_images(model, noise_images(2), "a cat", None, None)
+    new = torch.tensor([[6, 1, 8], [1, 6, 0]])
+    assert prompts.continued(new, decoder_of(model), (8, 0), 0) == ["a cat cat a", "a cat a cat"]
+    assert inputs["input_ids"].shape == (2, 16)
+    streamed = stream_text(model, "a cat", images=noise_images(1), max_new_tokens=3, write=len)
+    assert streamed == zoo.generate(model, text="a cat", images=noise_images(1), max_new_tokens=3)[0]
 
 
 WRONG = {

@@ -145,6 +145,21 @@ def test_the_processor_equals_that_of_transformers(ours, folder):
     )
 
 
+def test_the_marker_of_all_models_is_that_of_this_one_if_there_are_images(ours):
+    images, options = photographs(2), dict(max_new_tokens=3, eos_token_id=None)
+    texts, own = ["what <image> is <image> ?"], ["what <start_of_image> is <start_of_image> ?"]
+    expected = ours.preprocess(text=own, images=images)["input_ids"]
+    assert torch.equal(ours.preprocess(text=texts, images=images)["input_ids"], expected)
+    assert zoo.generate(ours, text=texts, images=images, **options) == zoo.generate(
+        ours, text=own, images=images, **options
+    )
+    with pytest.raises(ValueError, match="has 1 times the marker '<start_of_image>', and 2 images"):
+        ours.preprocess(text="<image> ?", images=[images])
+    assert ours.preprocess.with_token(["an <image> of HTML"], 0) == ["an <image> of HTML"]
+    mixed = ["an <image> of HTML <start_of_image>"]
+    assert ours.preprocess.with_token(mixed, 1) == mixed
+
+
 def image_of(height: int, width: int):
     from PIL import Image
 

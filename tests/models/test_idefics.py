@@ -202,6 +202,9 @@ def test_prompts_are_those_of_their_processor(tmp_path):
     batch = ours.preprocess(text=texts, images=[one, two, three], padding="left")
     assert torch.equal(batch["input_ids"], expected["input_ids"])
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+    around = "<fake_token_around_image>"  # their processor drops the spaces beside an image, which a tokenizer may keep
+    written = ours.preprocess.expand(" what is <image> <image> and\n", iter([1, 1]))
+    assert written == f"what is{around}<image>{around}<image>{around}and\n"
     found = zoo.generate(ours, text=texts, images=[one, two, three], max_new_tokens=5, eos_token_id=None)
     options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
     with torch.no_grad():

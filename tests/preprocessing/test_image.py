@@ -86,6 +86,27 @@ def test_equals_transformers_processor(tmp_path, image, name, options):
     assert ImageProcessor.from_transformers(short, (9, 9)) == ours, "defaults of keys that a file leaves out"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "tRNS"])
+def test_transparent_images_are_on_white_as_in_transformers(mode):
+    import transformers
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 4), dtype=np.uint8)
+    pixels[:12] = (40, 90, 10, 30)
+    transparent = Image.fromarray(pixels, "RGBA").convert({"tRNS": "RGB"}.get(mode, mode))
+    if mode in ("P", "tRNS"):  # one color is transparent
+        transparent.info["transparency"] = transparent.getpixel((0, 0))
+    options = dict(size={"height": 16, "width": 16}, do_center_crop=False)
+    theirs = transformers.CLIPImageProcessor(**options)
+    ours = ImageProcessor.from_transformers(theirs.to_dict(), (16, 16))
+    made = ours(transparent)["pixel_values"]
+    assert torch.allclose(made, theirs(transparent, return_tensors="pt")["pixel_values"], atol=1e-5)
+    opaque = transparent.convert("RGB").copy()
+    opaque.info.clear()
+    assert not torch.allclose(made, ours(opaque)["pixel_values"], atol=0.01)
+    timms = ImageProcessor(size=(16, 16))
+    assert torch.equal(timms(transparent)["pixel_values"], timms(opaque)["pixel_values"])
+
+
 def test_old_feature_extractor_files():
     old = {
         "do_center_crop": True, "crop_size": 224, "do_normalize": True, "do_resize": True, "resample": 3, "size": 256,

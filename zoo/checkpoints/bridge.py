@@ -14,7 +14,8 @@ from zoo.models.bridge.model import Bridge
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.registry import build, family
 from zoo.models.tower_config import Part
-from zoo.preprocessing.text import TextProcessor, parse_tokenizer
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.tokenizer_file import parse_tokenizer
 from zoo.utils.errors import did_you_mean
 
 

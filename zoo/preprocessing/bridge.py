@@ -93,6 +93,7 @@ class BridgeProcessor(MultimodalProcessor):
         if not all(isinstance(each, str) for each in texts):
             raise ValueError("the text tower reads single texts: pass a string or a list of strings")
         items, counts = as_items(given[self.encoder])
+        texts = self.with_token(texts, len(items))
         self.check_markers(texts, counts, len(items))
         own = {name: options.pop(name) for name in MODALITIES[self.encoder].options if name in options}
         batch = self.part(self.encoder, items, **own) if items else {}
@@ -101,6 +102,15 @@ class BridgeProcessor(MultimodalProcessor):
                              "marker for each clip: too_long='windows' is not for these; cut the clips")  # fmt: skip
         numbers = iter(self.numbers_of_tokens(batch, len(items)))
         return self.part("text", [self.expand(each, numbers) for each in texts], **options) | batch
+
+    def with_token(self, texts: Sequence[str], items: int) -> list[str]:
+        """Texts with `token` where they have "<image>" (or "<audio>"), which marks the items of all models.
+
+        Without items, or if a text has `token`, they stay as they are: "<image>" may be a word of a text.
+        """
+        if not items or any(self.token in each for each in texts):
+            return list(texts)
+        return [each.replace(f"<{self.encoder}>", self.token) for each in texts]
 
     def check_markers(self, texts: Sequence[str], counts: Sequence[int] | None, items: int) -> None:
         """Raise ValueError unless the texts have as many markers as there are items; counts: those of each text."""
@@ -155,8 +165,11 @@ class BridgeProcessor(MultimodalProcessor):
         return f"{self.token}\n" * count + text
 
     def expand(self, text: str, numbers: Any) -> str:
-        """The text with each marker repeated for the tokens of its item, and `around` before and after it."""
-        first, *rest = text.split(self.token)
+        """The text with each marker repeated for the tokens of its item, and `around` before and after it.
+
+        With `around`, spaces beside an image and at both ends are dropped, as transformers' processor of Idefics does.
+        """
+        first, *rest = (part.strip(" ") if self.around else part for part in text.split(self.token))
         found, before = first, self.around
         for part in rest:
             found += before + self.token * next(numbers) + self.around + part

@@ -42,7 +42,8 @@ class ImageProcessor:
     size, resize_to: (height, width); resize_to=None means size.
     fit: how to resize: "shortest" or "longest" matches that edge and keeps the aspect ratio, "squash" does not keep it,
         "none" does not resize.
-    backend: resizing with "pil" (timm, open_clip) or "tensor" (transformers 5); values differ by a gray level or two.
+    backend: resizing with "pil" (timm, open_clip) or "tensor" (transformers 5); values differ by a gray level or two,
+        and "tensor" sees transparent images on white, where "pil" sees the color that is stored there.
     channels: 1 converts images to gray, 3 to RGB; other numbers accept arrays and tensors only.
     """
 
@@ -355,6 +356,8 @@ def load_image(image: Any, channels: int, backend: str) -> Any:
             f"the image has {count} channels, but the model takes {channels}: pass uint8 [{channels}, H, W]"
         )
     image = to_pil_image(image) if isinstance(image, Tensor) else image
+    if backend == "tensor" and mode == "RGB" and image.has_transparency_data:  # timm and open_clip drop transparency
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = image if image.mode == mode else image.convert(mode)
     return pil_to_tensor(image) if backend == "tensor" else image
 

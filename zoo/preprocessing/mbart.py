@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from zoo.preprocessing.text import TextProcessor, parse_tokenizer
+from zoo.preprocessing.text import TextProcessor
+from zoo.preprocessing.tokenizer_file import parse_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

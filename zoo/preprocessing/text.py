@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from pathlib import Path
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -23,6 +23,7 @@ from zoo.preprocessing.chat_template import (
     templates_of,
 )
 from zoo.preprocessing.text_cleaning import MODES, Clean, clean_text, problem_of_text, surrogate_problem, with_cleaning
+from zoo.preprocessing.tokenizer_file import parse_tokenizer, spaces_after_words
 from zoo.utils.errors import LoadError, check_choice, check_keys
 from zoo.utils.type_checks import check_types
 
@@ -288,7 +289,8 @@ class TextProcessor:
         if not (extra := self._extra_tokens(config)):
             return []
         more = "one token more" if len(extra) == 1 else f"{len(extra)} tokens more"
-        shown = ", ".join(f"{token!r} ({number})" for token, number in list(extra.items())[:4])
+        first = sorted(extra.items(), key=itemgetter(1))[:4]  # the vocabulary is in no order
+        shown = ", ".join(f"{token!r} ({number})" for token, number in first)
         return [
             f"the tokenizer has {more} than the model with vocab_size={config.vocab_size}: texts with {shown}"
             f"{', ...' if len(extra) > 4 else ''} are refused"
@@ -367,10 +369,10 @@ def _short(text: Text) -> str:
 def _backend(text: str, max_length: int | None = None) -> "Tokenizer":
     """The tokenizer of a tokenizer.json; max_length: truncates to that many tokens, the longer text of a pair first."""
     backend = parse_tokenizer(text)
+    spaces_after_words(backend)
     backend.no_padding()
-    if max_length is None:
-        backend.no_truncation()
-    else:
+    backend.no_truncation()
+    if max_length is not None:
         backend.enable_truncation(max_length, strategy="longest_first")
     return backend
 
@@ -379,18 +381,6 @@ def _backend(text: str, max_length: int | None = None) -> "Tokenizer":
 def _vocab_size(text: str) -> int:
     """The largest id of a tokenizer.json plus one. Kept: a dict of all tokens takes most of the time of a check."""
     return max(_backend(text).get_vocab().values(), default=-1) + 1
-
-
-def parse_tokenizer(text: str, file: str | Path = "tokenizer.json") -> "Tokenizer":
-    """The tokenizer of the contents of a tokenizer.json. Raises LoadError naming `file` if they are damaged."""
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_str(text)
-    except BaseException as error:  # the library has no class of its own, and a panic of Rust is not an Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise LoadError(f"{file} is damaged, or not a file of a tokenizer: {error}") from None
 
 
 _FIELDS = [f.name for f in fields(TextProcessor) if f.name not in ("tokenizer", "chat_template")]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from zoo.preprocessing.text import Text, TextProcessor, encode_batch, parse_tokenizer
+from zoo.preprocessing.text import Text, TextProcessor, encode_batch
+from zoo.preprocessing.tokenizer_file import parse_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

@@ -13,7 +13,8 @@ from zoo.checkpoints.formats import (
     vocabulary_files,
 )
 from zoo.preprocessing import mbart, protein
-from zoo.preprocessing.text import SPECIAL, TextProcessor, parse_tokenizer
+from zoo.preprocessing.text import SPECIAL, TextProcessor
+from zoo.preprocessing.tokenizer_file import parse_tokenizer
 from zoo.utils.errors import LoadError
 from zoo.utils.files import parse_json, read_text
 

@@ -138,12 +138,12 @@ def decode_image(blob: Blob, name: str = "") -> Tensor:
 
 
 def plain_png_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a PNG with three channels of 8 bits and without metadata, which may hold an orientation.
+    """(height, width) of a PNG with three channels of 8 bits, without transparency or metadata (an orientation).
 
     None for any other image.
     """
     if data is None or not data.startswith(_PNG) or data[24:26] != _RGB_OF_8_BITS:
         return None
-    if any(chunk in data for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")):
+    if any(chunk in data for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tRNS")):
         return None
     return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])

@@ -56,6 +56,7 @@ def encode(processor: Any, prompts: Any, items: Any, argument: str) -> tuple[dic
     is_one = isinstance(prompts, str) or is_conversation(prompts)
     several = [prompts] if is_one else list(prompts)
     if several and all(isinstance(each, str) for each in several):
+        several = processor.with_token(several, len(as_items(items)[0]))
         if items is not None and not any(processor.token in each for each in several):
             return encode(processor, *without_markers(processor, several, items), argument)[0], is_one
         return processor(text=several, padding="left", **{argument: items}), is_one

@@ -44,8 +44,19 @@ def encode_images(
             f"images= has {rows} images, and the prompts are {given}: expected a text, or a list of one text for each "
             "image; tensors of input_ids go with pixel_values="
         )
-    found = TextPrompts(found.ids, found.mask, found.texts, not several)
-    return found, {"input_ids": found.ids, "attention_mask": found.mask}, pixel_values
+    words = found.mask * (found.ids[..., None] != torch.tensor(ends_of(model))).all(-1)
+    return (
+        TextPrompts(found.ids, words, found.texts, not several),
+        {"input_ids": found.ids, "attention_mask": found.mask},
+        pixel_values,
+    )
+
+
+def ends_of(model: Any) -> list[int]:
+    """The tokens at the end of a prompt that a caption takes the place of: padding and end tokens."""
+    ends = model.config.eos_token_id
+    found = (model.config.pad_token_id, *([ends] if isinstance(ends, int | None) else ends))
+    return [token for token in found if token is not None]
 
 
 def pixels_of(model: Any, images: Any) -> Tensor:

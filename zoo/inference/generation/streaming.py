@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.checkpoints.load import load
-from zoo.inference.generation.caption_prompts import reads_images
+from zoo.inference.generation.caption_prompts import ends_of, reads_images
 from zoo.inference.generation.generate import argument_names, generate
 from zoo.inference.generation.stopping import (
     CONTEXT,
@@ -109,7 +109,8 @@ def stream_answer(
         raise ValueError(f"{len(images)} images: one caption is written while it is generated; call zoo.generate")
     begin, context = "", []
     if prompt is not None and not isinstance(model, Bridge):
-        begin, context = prompt, encoded(tokenizer_of(model, tokenizer), prompt)[-CONTEXT:]
+        ids, ends = encoded(tokenizer_of(model, tokenizer), prompt), ends_of(model)
+        begin, context = prompt, [token for token in ids if token not in ends][-CONTEXT:]
     printer = Printer(decoder_of(model, tokenizer), write, context, begin)
     generate(model, text=prompt, streamer=printer, tokenizer=tokenizer, **options)
     printer.end()
