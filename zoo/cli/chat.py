@@ -17,13 +17,19 @@ OPTIONS = "max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
 def add_commands(command: Callable[..., Any]) -> None:
     """The parsers; `command(name, run, about, more)` makes one."""
     new = command("generate", run_generate, "Continue, translate or summarize a text, or describe an image, streamed "
-                  "to the terminal.")  # fmt: skip
+                  "to the terminal; or make images of a text.",
+                  'Images: zoo generate FOLDER "a red circle above a blue square" --out sheet.png num_images=16 '
+                  "guidance_scale=3 temperature=0.7 seed=1 --rerank RANKER; with --image FILE keep=ROWS the rows of "
+                  "its tokens stay.")  # fmt: skip
     new.add_argument("source", metavar="FOLDER", help="a model or run folder, or a hub repository")
     new.add_argument("prompt", nargs="?", help="the text to continue, or a question; not needed for a caption")
     new.add_argument("options", nargs="*", metavar="key=value", help=OPTIONS)
     for kind in ("image", "audio"):
         new.add_argument(f"--{kind}", metavar="FILE", action="append", default=[],
                          help=f"{kind} for a model that reads it (repeatable)")  # fmt: skip
+    new.add_argument("--out", metavar="FILE", help="sheet of the images that a model makes, PNG (images.png)")
+    new.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    new.add_argument("--rerank", metavar="FOLDER", help="contrastive model of images and texts that orders the images")
     new.set_defaults(rest="options")
 
     new = command(
@@ -44,7 +50,9 @@ def add_commands(command: Callable[..., Any]) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> int:
+    from zoo.checkpoints.load import load
     from zoo.inference.generation.streaming import stream_text
+    from zoo.models.text_to_image import TextToImageModel
 
     files = {name: found for name, found in (("images", args.image), ("audio", args.audio)) if found}
     prompt, words = args.prompt, args.options
@@ -52,7 +60,18 @@ def run_generate(args: argparse.Namespace) -> int:
         prompt, words = None, [prompt, *words]
     if prompt is None and not files:
         raise ValueError("the text to continue is missing: zoo generate FOLDER TEXT, or --image FILE to describe one")
-    stream_text(args.source, prompt, **options_of(words), **files)
+    model = load(args.source)
+    if isinstance(model, TextToImageModel):
+        from zoo.cli.generate_images_run import generate_sheet
+
+        if prompt is None:
+            raise ValueError('the text of the images is missing: zoo generate FOLDER "a red circle"')
+        return generate_sheet(model, prompt, args, words)
+    for flag in ("out", "rerank", "overwrite"):
+        if getattr(args, flag):
+            raise ValueError(f"--{flag} is for models that make images (dalle, maskgit), and {args.source} is a "
+                             f"{type(model).__name__}, which writes a text: omit it")  # fmt: skip
+    stream_text(model, prompt, **options_of(words), **files)
     print()
     return 0
 

@@ -199,6 +199,11 @@ def check_model(model: Any) -> Any:
     return model
 
 
+def options_for(model: Any) -> tuple[str, ...]:
+    """The options of `generate_images` for a model of its family."""
+    return OPTIONS if isinstance(model, Dalle) else PARALLEL_OPTIONS
+
+
 def check_options(model: TextToImageModel, num_images: int, guidance: float, options: dict[str, Any]) -> None:
     require(isinstance(num_images, int) and num_images > 0, "num_images", num_images, "a whole number of at least 1")
     require(
@@ -209,7 +214,7 @@ def check_options(model: TextToImageModel, num_images: int, guidance: float, opt
             f"guidance_scale={guidance}: the model was trained without dropped texts (text_dropout=0), so it knows no "
             "scores without a text: use guidance_scale=1, or train with model.text_dropout=0.1"
         )
-    allowed = OPTIONS if isinstance(model, Dalle) else PARALLEL_OPTIONS
+    allowed = options_for(model)
     for name in options:
         if name not in allowed:
             raise TypeError(
