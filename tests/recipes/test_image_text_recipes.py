@@ -18,6 +18,7 @@ from zoo.data.synthetic import object_scenes
 from zoo.inference.generation.generate import generate
 from zoo.models.bridge.model import Bridge
 from zoo.preprocessing.tokenizer_training import train
+from zoo.training.recipes import vqa
 from zoo.training.recipes.image_text_config import CaptionSettings, VQASettings
 from zoo.training.recipes.vqa import AnswersFile, Baselines
 
@@ -25,7 +26,7 @@ call = caller({"vqa": VQASettings, "caption": CaptionSettings})
 QUIET = ("progress=false", "log_every=1", "data.batch_size=8")
 TINY = {
     "vqa": (*QUIET, "image.width=12", "image.mlp_dim=12", "image.depth=1", "text.width=12", "text.mlp_dim=12",
-            "text.depth=1", "language_steps=2"),
+            "text.depth=1"),
     "caption": (*QUIET, "width=12", "mlp_dim=12", "depth=1", "model.decoder_depth=2"),
 }  # fmt: skip
 
@@ -37,8 +38,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("by", ["projector", "cross"])
-def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    steps_alone: list[int] = []
+    monkeypatch.setattr(vqa, "_warmup_cosine", lambda step, steps: steps_alone.append(steps) or 1.0)
     assert call("vqa", tmp_path / "run", *TINY["vqa"], "steps=2", f"by={by}") == 0
+    assert steps_alone == [2, 2]  # those of the run, which are fewer than the 600 of language_steps
     printed, notices = capsys.readouterr()
     assert "caption_epochs=5, and the run has 1 epoch: it reads captions alone" in notices
     assert "Synthetic data" in printed and "language alone" in printed and "images of others" in printed

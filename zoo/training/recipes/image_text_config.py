@@ -16,7 +16,7 @@ class AnswerTextSettings:
     Attributes:
         baselines: Also train a text decoder of the same shape on the questions without images (`language_steps` steps),
             and a linear classifier on the trained encoder's features without questions, to compare with.
-        language_steps: Number of steps that the text decoder without images is trained.
+        language_steps: Number of steps that the text decoder without images is trained, at most those of the run.
         early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 

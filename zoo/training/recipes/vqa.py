@@ -52,7 +52,7 @@ class Baselines(L.Callback):
 
     Args:
         data: The data module.
-        steps: Steps of training on language alone.
+        steps: Steps of training on language alone; those of the run, if these are fewer.
         is_new: Whether the text tower was initialized at random, as the decoder of language alone then is, too;
             otherwise this is trained on from the text tower.
         seed: Seed of the initial weights and of the order.
@@ -65,6 +65,8 @@ class Baselines(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train both, and log their accuracies."""
         task: Any = pl_module
+        if trainer.max_steps > 0:
+            self.steps = min(self.steps, trainer.max_steps)
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
             self.rows = {"language_alone": self.accuracies(self.language_alone(task), task.groups),
                          "image_alone": self.accuracies(self.image_alone(task), task.groups)}  # fmt: skip
