@@ -8,10 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.nn import CAUSAL, GraphMask, Mask, PaddingMask, TensorBias, Window, block_masks, block_sparse, kernels
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
-from zoo.nn.block_sparse import Tiles, tiled_attention, tiles_of
+from zoo.nn.block_sparse import Tiles, tiles_of
 from zoo.nn.context import Context
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 from zoo.nn.sdpa import attend, explain_kernel, repeat_kv
+from zoo.nn.tiled_attention import tiled_attention
 
 STRIDED = Window(9, 9) | Strided(23)
 N, DIM, SCALE = 300, 16, 0.2  # neither a multiple of a tile nor of a block of keys

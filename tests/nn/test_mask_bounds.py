@@ -4,7 +4,7 @@ import pytest
 import torch
 from flex_cases import patterns
 
-from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window
+from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window, block_pairs
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, Prefix, RandomBlocks, Strided, Window2D, Without
@@ -76,3 +76,17 @@ def test_both_sides_of_a_window_are_bounded():
     q = Spans(torch.tensor([[100]]), torch.tensor([[109]]))
     k = Spans(torch.arange(0, N, 5)[None], torch.arange(4, N, 5)[None])
     assert may_allow(Window(10, 20), q, k)[0, 0].nonzero().flatten().tolist() == list(range(90 // 5, 130 // 5))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_pairs_of_blocks_are_those_of_the_table(name, monkeypatch):
+    """Found in large blocks first and from links, also for blocks that are not in order and for a few queries."""
+    monkeypatch.setattr(block_pairs, "FIRST", 4)
+    monkeypatch.setattr(block_pairs, "AT_ONCE", 200)
+    mask = MASKS[name]
+    first = torch.arange(0, N, BLOCK)[None]
+    k = Spans(first, first + BLOCK - 1)
+    odd = torch.randperm(N, generator=torch.Generator().manual_seed(0)).view(-1, 10)
+    for q in (k, Spans(odd.amin(1)[None], odd.amax(1)[None]), Spans(first[:, 3:5], first[:, 3:5])):
+        table = may_allow(mask, q, k).expand(mask.batch, q.first.shape[1], k.first.shape[1])
+        assert torch.equal(block_pairs.block_pairs(mask, q, k), table.flatten().nonzero().flatten())

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from zoo.nn.block_pairs import block_pairs
 from zoo.nn.index_functions import Index, IndexFunction
+from zoo.nn.mask_bounds import Spans
 from zoo.nn.masks import Mask, MaskView
 
 BLOCK = 128  # flex_attention's own block size
@@ -49,7 +51,8 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
     """The block mask of `mask` for flex_attention, the same as torch's `create_block_mask` gives.
 
     With fewer queries than keys the queries are the last positions, as in `mask.dense`. Masks that hold no tensors are
-    kept for later calls, up to 256 MB. Building one takes at most 200 MB, whatever the length.
+    kept for later calls, up to 256 MB. Building one takes at most 200 MB, whatever the length, and a time that grows
+    with the blocks that are not empty, if the mask has bounds (`zoo.nn.mask_bounds`).
     """
     if isinstance(mask, MaskView) and not mask.depends_on_batch:
         mask = mask.inner
@@ -58,6 +61,8 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
         own = mask.on_device(keys, device)
         if torch.compiler.is_compiling():  # the compiler fuses the counts, without intermediates
             lists = lists_of(own, queries, keys, device)
+        elif is_constant(mask) and mask.batch == mask.heads == 1 and not is_recording():  # it copies from the host
+            lists = from_counts(count_in_pairs(mask, own, queries, keys, device))
         elif device.type == "cuda" and not is_constant(mask):  # in every forward: a few kernels, compiled
             lists = compiled_lists(signature(own))(own, queries, keys, device)
         else:
@@ -143,6 +148,26 @@ def count_in_chunks(mask: Mask, queries: int, keys: int, device: torch.device) -
         count_allowed(mask, queries, keys, device, first, min(rows, blocks - first)) for first in range(0, blocks, rows)
     ]
     return torch.cat(parts, 2)
+
+
+def count_in_pairs(mask: Mask, own: Mask, queries: int, keys: int, device: torch.device) -> Tensor:
+    """`count_allowed` for all queries of a mask without tensors, evaluated in those blocks alone in which its bounds
+    allow a pair. own: the mask on the device."""
+    shift, inside = keys - queries, torch.arange(BLOCK, device=device)
+    first = [torch.arange(0, count, BLOCK) for count in (queries, keys)]
+    last = [(f + BLOCK - 1).clamp(max=count - 1) for f, count in zip(first, (queries, keys), strict=True)]
+    pairs = block_pairs(
+        mask, Spans(first[0][None] + shift, last[0][None] + shift), Spans(first[1][None], last[1][None])
+    )
+    pairs, across = pairs.to(device), len(first[1])
+    counts = torch.zeros(len(first[0]) * across, dtype=torch.int32, device=device)
+    zero = torch.zeros(1, 1, 1, dtype=torch.long, device=device)
+    for part in pairs.split(max(1, CHUNK // BLOCK**2)):
+        q = (part // across * BLOCK)[:, None, None] + inside[:, None]
+        k = (part % across * BLOCK)[:, None, None] + inside
+        allowed = own.__call__(zero, zero, q.clamp(max=queries - 1) + shift, k.clamp(max=keys - 1))
+        counts[part] = (allowed & (q < queries) & (k < keys)).sum((-2, -1), dtype=torch.int32)
+    return counts.view(1, 1, -1, across)
 
 
 def lists_of(mask: Mask, queries: int, keys: int, device: torch.device) -> list[Tensor]:

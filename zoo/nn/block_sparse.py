@@ -12,18 +12,17 @@ shares of their sums in the softmax.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from zoo.nn.block_masks import is_constant, kept
+from zoo.nn.block_pairs import block_pairs
 from zoo.nn.block_patterns import WindowPartition
-from zoo.nn.mask_bounds import Spans, may_allow
+from zoo.nn.mask_bounds import Spans
 from zoo.nn.masks import And, GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D, Without
-from zoo.nn.token_positions import Index, add, as_index, get, put, token_rows
+from zoo.nn.token_positions import Index, as_index
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid
@@ -32,7 +31,6 @@ KEYS = 32  # keys of a block whose bounds are tested at once; within blocks the 
 # kernel takes with a table for its mask.
 FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 150e-6, 1.0
 SECOND = 2.0  # how many tiles a tile costs whose outputs are added to others
-NOTHING = -1e30  # the logarithm of a sum of no keys, from which others can be subtracted
 MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
 
 
@@ -79,7 +77,7 @@ class Costs:
 
 
 class Candidate(NamedTuple):
-    """A tile before the mask is evaluated: its queries, and whether each block of keys may be seen."""
+    """A tile before the mask is evaluated: its queries, and the blocks of keys that may be seen, in order."""
 
     row: int | None
     queries: Tensor
@@ -159,7 +157,7 @@ def costs_of(mask: Mask, queries: int, keys: int) -> Costs:
     for size in QUERIES if grid_of(mask) is None else (SIDE * SIDE,):
         found, pairs = candidates(mask, queries, keys, size), 0
         for row, q, blocks in found:
-            keys_of_tile = int(blocks.sum()) * KEYS
+            keys_of_tile = len(blocks) * KEYS
             if step > 1:
                 columns = len((positions(mask.q, row, q) % step).unique())
                 keys_of_tile = keys_of_tile * columns // step + first
@@ -181,21 +179,42 @@ def candidates(mask: Mask, queries: int, keys: int, size: int) -> list[Candidate
     first = torch.arange(0, keys, KEYS)
     k = Spans(first[None], (first + KEYS - 1).clamp(max=keys - 1)[None])
     q = Spans(*(torch.stack([edge(part) + shift for part in index])[None] for edge in (torch.amin, torch.amax)))
-    allowed = may_allow(mask, q, k).expand(mask.batch, len(index), len(first))
-    counts = allowed.sum(-1)
-    limit = 2 * int(counts.median()) + 4
+    seen = blocks_seen(mask, q, k)
+    limit = 2 * int(torch.tensor([len(blocks) for blocks in seen]).median()) + 4
     found = []
-    for row, row_counts in enumerate(counts.tolist()):
+    for number, blocks in enumerate(seen):
+        row, part = divmod(number, len(index))
         name = None if mask.batch == 1 else row
-        for i, count in enumerate(row_counts):
-            if count > limit:
-                single = Spans((index[i] + shift)[None], (index[i] + shift)[None])
-                each = may_allow(mask, single, k).expand(mask.batch, len(index[i]), len(first))[row]
-                wide = each.sum(-1) > limit
-                parts = [(index[i][chosen], each[chosen].any(0)) for chosen in (wide, ~wide)]
-                found += [Candidate(name, part, blocks) for part, blocks in parts if len(part) and blocks.any()]
-            elif count:
-                found.append(Candidate(name, index[i], allowed[row, i]))
+        if len(blocks) > limit:
+            found += wide_apart(mask, Candidate(name, index[part], blocks), shift, k, limit)
+        elif len(blocks):
+            found.append(Candidate(name, index[part], blocks))
+    return found
+
+
+def blocks_seen(mask: Mask, q: Spans, k: Spans) -> tuple[Tensor, ...]:
+    """The numbers of the blocks of keys that each block of queries may see, one row of the batch after the other."""
+    count, across = q.first.shape[1], k.first.shape[1]
+    pairs = block_pairs(mask, q, k)
+    return (pairs % across).split((pairs // across).bincount(minlength=mask.batch * count).tolist())
+
+
+def wide_apart(mask: Mask, tile: Candidate, shift: int, k: Spans, limit: int) -> list[Candidate]:
+    """A tile that sees many blocks of keys as two: queries that see more than `limit` by themselves, and the others."""
+    row, queries, _ = tile
+    count, blocks = len(queries), k.first.shape[1]
+    seen = blocks_seen(mask, Spans((queries + shift)[None], (queries + shift)[None]), k)
+    seen = seen[(row or 0) * count :][:count]
+    parts: tuple[list[int], list[int]] = ([], [])
+    for i, own in enumerate(seen):
+        parts[len(own) <= limit].append(i)
+    found = []
+    for part in parts:
+        marked = torch.zeros(blocks, dtype=torch.bool)
+        for i in part:
+            marked[seen[i]] = True
+        if part and marked.any():
+            found.append(Candidate(row, queries[part], marked.nonzero().flatten()))
     return found
 
 
@@ -241,7 +260,7 @@ def evaluate(mask: Mask, queries: int, keys: int, size: int) -> Iterator[Tile]:
     inside, zero = torch.arange(KEYS), torch.zeros(1, 1, 1, 1, dtype=torch.long)
     tables: dict[Any, Tensor] = {}
     for row, q, blocks in candidates(mask, queries, keys, size):
-        k = (blocks.nonzero() * KEYS + inside).flatten()
+        k = (blocks[:, None] * KEYS + inside).flatten()
         k = in_step(mask, row, q + shift, k[k < keys])
         allowed = on_cpu(zero + (row or 0), zero, (q + shift).view(1, 1, -1, 1), k.view(1, 1, 1, -1))[0, 0]
         allowed = allowed.expand(len(q), len(k))
@@ -270,104 +289,3 @@ def in_step(mask: Mask, row: int | None, q: Tensor, k: Tensor) -> Tensor:
         return k
     seen = torch.zeros(step, dtype=torch.bool).index_fill_(0, q % step, True)
     return k[seen[k_place % step] | (k_place < first)]
-
-
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> Tensor:
-    """Softmax attention in tiles: q [B, H, N, P], k and v [B, G, M, P] -> [B, H, N, P], zeros for queries that see no
-    key. Gradients are those of first order, as of torch's kernel."""
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    if tiles.gathers:
-        q, k, v = (token_rows(x) for x in (q, k, v))
-    y: Tensor = TiledAttention.apply(q, k, v, tiles, scale)[0]
-    return y
-
-
-class TiledAttention(torch.autograd.Function):
-    """Computes the tiles one after the other. The backward pass takes the operation that torch's kernel has for it."""
-
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, scale: float) -> tuple[Tensor, Tensor]:
-        """Returns the output and the logarithm of the softmax's sums [B, H, N]."""
-        y, sums = zeros_like(q), zeros_like(q[..., 0], torch.promote_types(q.dtype, torch.float32)) + NOTHING
-        tables: dict[int, Tensor] = {}
-        for i, tile in enumerate(tiles.tiles + tiles.more):
-            q_tile, k_tile, v_tile = inputs_of(tile, q, k, v)
-            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q_tile, k_tile, v_tile, attn_mask=table_of(tile, q_tile, tables), scale=scale
-            )
-            out, lse = (unfold(x, q.shape[1]) for x in (out, lse))
-            if tile.fully_masked is not None:
-                hidden = tile.fully_masked.to(out.device)
-                out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
-            y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
-            if i >= len(tiles.tiles):
-                before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
-                total = torch.logaddexp(sum_before, lse)
-                out = (sum_before - total).exp_()[..., None] * before + (lse - total).exp_()[..., None] * out
-                lse = total
-            put(y_rows, tile.queries, out)
-            put(sums_rows, tile.queries, lse)
-        return y, sums
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, ctx.tiles, ctx.scale = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(q, k, v, *output)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, y, sums = ctx.saved_tensors
-        d_y = token_rows(d_y) if ctx.tiles.gathers else d_y
-        d_q, d_k, d_v = (zeros_like(x, sums.dtype) for x in (q, k, v))  # sums of many tiles
-        tables: dict[int, Tensor] = {}
-        for tile in ctx.tiles.tiles + ctx.tiles.more:
-            parts = inputs_of(tile, q, k, v)
-            out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
-            if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
-                hidden = tile.fully_masked.to(grad.device)
-                grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
-            out, grad, lse = (fold(x, k.shape[1]) for x in (out, grad, lse))
-            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                *(grad, *parts, out, lse, 0.0, False), attn_mask=table_of(tile, parts[0], tables), scale=ctx.scale
-            )
-            add(tile.rows_of(d_q), tile.queries, unfold(grads[0], q.shape[1]))
-            add(tile.rows_of(d_k), tile.keys, grads[1])
-            add(tile.rows_of(d_v), tile.keys, grads[2])
-        return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), None, None
-
-
-def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Zeros in the shape of x [B, H, N, ...], with the heads of a token beside each other as in torch's kernel."""
-    x = x.transpose(1, 2)
-    return torch.zeros(x.shape, dtype=dtype or x.dtype, device=x.device).transpose(1, 2)
-
-
-def inputs_of(tile: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q [B or 1, G, H / G * queries, P], k and v [B or 1, G, keys, P] of a tile."""
-    q, k, v = (tile.rows_of(x) for x in (q, k, v))
-    return fold(get(q, tile.queries), k.shape[1]), get(k, tile.keys), get(v, tile.keys)
-
-
-def table_of(tile: Tile, q: Tensor, tables: dict[int, Tensor]) -> Tensor | None:
-    """The mask of a tile as torch's kernel takes it, once for each group of heads; kept in `tables` for the next."""
-    if tile.allowed is None:
-        return None
-    table = tables.get(id(tile.allowed))
-    if table is None:
-        table = torch.zeros(tile.allowed.shape, dtype=q.dtype).masked_fill_(~tile.allowed, -torch.inf)
-        table = table.repeat(q.shape[2] // len(table), 1)[None, None]
-        tables.clear()  # equal tables follow each other
-        tables[id(tile.allowed)] = table
-    return table
-
-
-def fold(x: Tensor, groups: int) -> Tensor:
-    """[B, H, N, ...] -> [B, G, H / G * N, ...]: query heads that share a key head become rows."""
-    return x if x.shape[1] == groups else x.reshape(x.shape[0], groups, -1, *x.shape[3:])
-
-
-def unfold(x: Tensor, heads: int) -> Tensor:
-    """The inverse of `fold`."""
-    return x if x.shape[1] == heads else x.reshape(x.shape[0], heads, -1, *x.shape[3:])

@@ -44,10 +44,12 @@ def chunk_delta_rule(
         [v.shape[-1], q.shape[-1]], -1
     )
     states, values = [], []
-    for i in range(v.shape[2]):
+    # unbound at once: the gradient of an index is a tensor of all chunks, for each chunk
+    kept = [None] * new.shape[2] if keep is None else keep.unbind(2)
+    for own_new, own_read, own_k, own_keep in zip(new.unbind(2), read.unbind(2), k_end.unbind(2), kept, strict=True):
         states.append(state)
-        values.append(new[:, :, i] - read[:, :, i] @ state)
-        state = (state if keep is None else state * keep[:, :, i]) + k_end[:, :, i].mT @ values[-1]
+        values.append(own_new - own_read @ state)
+        state = (state if own_keep is None else state * own_keep) + own_k.mT @ values[-1]
     y = q @ torch.stack(states, 2) + scores @ torch.stack(values, 2)
     return y.flatten(2, 3)[:, :, :length], state
 

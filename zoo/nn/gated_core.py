@@ -149,8 +149,8 @@ class GatedCore(RecurrentCore):
         if any_length(q.shape[2]):  # which chunks cannot have
             run = self.recurrence
         outputs = []
-        for part in segments(q.shape[2], q.shape[0] * q.shape[1] * q.shape[3]):
-            y, state = run(*(x if x is None else x[:, :, part] for x in parts), state)
+        for part in segments(q.shape[0] * q.shape[1] * q.shape[3], *parts):
+            y, state = run(*part, state)
             outputs.append(y)
         assert state is not None
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), state

@@ -79,15 +79,14 @@ class LinearAttention(RecurrentCore):
             like = q.new_empty(0, dtype=torch.promote_types(v.dtype, q.dtype))
             state = LinearAttentionState(q.shape[0], q.shape[1], self.num_features(), v.shape[-1], like)
         entries = q.shape[0] * q.shape[1] * self.num_features()
-        for part in segments(early, entries) if early else ():
-            self.add_keys(k[:, :, :early][:, :, part], v[:, :, :early][:, :, part], at(keep, part, 0, early), state)
-        k, v = k[:, :, early:], v[:, :, early:]
+        if early:
+            seen = [x if x is None or not causal else x[:, :, :early] for x in (k, v, keep)]
+            for k_part, v_part, keep_part in segments(entries, *seen):
+                self.add_keys(k_part, v_part, keep_part, state)
+        new = [x if x is None or not early else x[:, :, early:] for x in (k, v, keep)] if causal else [None] * 3
         outputs = []
-        for part in segments(q.shape[2], entries):
-            if causal:
-                y = self.continued(q[:, :, part], k[:, :, part], v[:, :, part], at(keep, part, early), state)
-            else:
-                y = self.read_sums(q[:, :, part], state)
+        for q_part, k_part, v_part, keep_part in segments(entries, q, *new):
+            y = self.continued(q_part, k_part, v_part, keep_part, state) if causal else self.read_sums(q_part, state)
             outputs.append(y.to(v.dtype))
         state.length += q.shape[2]
         if kept:
@@ -184,11 +183,6 @@ def with_ones(v: Tensor, state: LinearAttentionState) -> Tensor:
 def normalize(y: Tensor, total: Tensor) -> Tensor:
     """Numerator [B, H, N, P] divided by denominator [B, H, N, 1], zeros where all keys are masked."""
     return y * total.masked_fill(total == 0, 1.0).reciprocal()
-
-
-def at(keep: Tensor | None, part: slice, start: int, stop: int | None = None) -> Tensor | None:
-    """The mask of some keys."""
-    return None if keep is None else keep[:, :, start:stop][:, :, part]
 
 
 class Positive(torch.autograd.Function):

@@ -7,6 +7,7 @@ that decay: those are features with the sum of the log decays as their exponent.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,16 @@ Features = tuple[Tensor | None, Tensor]  # factor and exponent of factor * exp(e
 Sums = tuple[Tensor, Tensor]  # top [..., 1, F] and total [..., F, E]: phi(k)^T v is exp(top)^T * total
 
 
-def segments(length: int, entries: int) -> Iterator[slice]:
-    """Slices of tokens of which each has about SEGMENT entries. entries: of the features of one token of all heads."""
+def segments(entries: int, *parts: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Tensors [B, H, N, ...] or [B, H, N], cut into segments of tokens that have about SEGMENT entries. entries: of the
+    features of one token of all heads."""
+    length = next(x.shape[2] for x in parts if x is not None)
     size = max(LEAST_SEGMENT, SEGMENT // max(1, entries) // CHUNK * CHUNK)
     if is_exporting() or length <= size:  # a graph is for any number of tokens
-        return iter((slice(None),))
-    return (slice(start, start + size) for start in range(0, length, size))
+        return iter((parts,))
+    count = -(-length // size)
+    # split at once: the gradient of a slice is a tensor of all tokens, for each segment
+    return zip(*([None] * count if x is None else x.split(size, 2) for x in parts), strict=True)
 
 
 def chunk_size(length: int) -> int:

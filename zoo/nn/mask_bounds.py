@@ -4,6 +4,7 @@ Attention in blocks (`zoo.nn.block_sparse`) skips the blocks of which these boun
 others the mask itself decides, so a bound may be too wide, but never too narrow.
 """
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -32,10 +33,20 @@ from zoo.nn.masks import (
 
 
 class Spans(NamedTuple):
-    """The first and the last position of each block, int64 [B or 1, blocks]."""
+    """The first and the last position of each block, int64 [B or 1, blocks]. row: of a list of blocks [blocks, 1], the
+    row of the batch of each, int64 [blocks]."""
 
     first: Tensor
     last: Tensor
+    row: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Spans":
+        """With a function of the first and the last positions, which does not fall."""
+        return Spans(function(self.first), function(self.last), self.row)
+
+    def of_row(self, row: int) -> "Spans":
+        """The blocks of one row."""
+        return self if len(self.first) == 1 else Spans(self.first[row : row + 1], self.last[row : row + 1])
 
 
 @singledispatch
@@ -68,7 +79,7 @@ def _(mask: Window, q: Spans, k: Spans) -> Tensor:
 
 @may_allow.register
 def _(mask: Window2D, q: Spans, k: Spans) -> Tensor:
-    rows = (in_blocks(Spans(*(i - mask.prefix for i in spans)), mask.grid[1]) for spans in (q, k))
+    rows = (in_blocks(spans.map(lambda i: i - mask.prefix), mask.grid[1]) for spans in (q, k))
     low, high = differences(*rows)
     special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
     return special | ((high >= -mask.rows) & (low <= mask.rows))
@@ -76,7 +87,7 @@ def _(mask: Window2D, q: Spans, k: Spans) -> Tensor:
 
 @may_allow.register
 def _(mask: CausalWindow2D, q: Spans, k: Spans) -> Tensor:
-    rows = (in_blocks(Spans(*(i - mask.prefix for i in spans)), mask.width) for spans in (q, k))
+    rows = (in_blocks(spans.map(lambda i: i - mask.prefix), mask.width) for spans in (q, k))
     low, high = differences(*rows)
     special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
     return special | ((high >= -mask.rows) & (low <= 0))
@@ -85,7 +96,7 @@ def _(mask: CausalWindow2D, q: Spans, k: Spans) -> Tensor:
 @may_allow.register
 def _(mask: WindowPartition, q: Spans, k: Spans) -> Tensor:
     special = (q.first < mask.prefix)[..., None] | (k.first < mask.prefix)[:, None]
-    windows = [Spans(*(mask.windows_of(i)[0] for i in spans)) for spans in (q, k)]  # on a grid, of rows only
+    windows = [spans.map(lambda i: mask.windows_of(i)[0]) for spans in (q, k)]  # on a grid, of rows only
     low, high = differences(*windows)
     return special | ((low <= 0) & (high >= 0))
 
@@ -100,13 +111,13 @@ def _(mask: NeighborBlocks, q: Spans, k: Spans) -> Tensor:
 def _(mask: BlockLayout, q: Spans, k: Spans) -> Tensor:
     table = layout_tensor(mask.layout)
     last = len(table)  # positions after the last block: a row and a column of False
-    i, j = (Spans(*(x.clamp(max=last) for x in in_blocks(spans, mask.block))) for spans in (q, k))
+    i, j = (in_blocks(spans, mask.block).map(lambda x: x.clamp(max=last)) for spans in (q, k))
     return any_within(torch.nn.functional.pad(table, (0, 1, 0, 1)), i, j)
 
 
 def in_blocks(spans: Spans, block: int) -> Spans:
     """Positions as numbers of their blocks."""
-    return Spans(*(torch.div(x, block, rounding_mode="floor") for x in spans))
+    return spans.map(lambda x: torch.div(x, block, rounding_mode="floor"))
 
 
 @may_allow.register
@@ -131,12 +142,7 @@ def _(mask: Prefix, q: Spans, k: Spans) -> Tensor:
 
 @may_allow.register
 def _(mask: RandomBlocks, q: Spans, k: Spans) -> Tensor:
-    blocks = torch.arange(int(torch.maximum(q.last.max(), k.last.max())) // mask.block + 1, device=q.first.device)
-    linked = torch.zeros(len(blocks), len(blocks), dtype=torch.bool, device=blocks.device)
-    for link in range(mask.count):
-        earlier = mask.earlier(blocks, link)
-        linked[blocks[1:], earlier[1:]] = True
-    return any_within(linked | linked.mT, in_blocks(q, mask.block), in_blocks(k, mask.block))
+    return linked_blocks(mask, q, k)
 
 
 def any_within(table: Tensor, i: Spans, j: Spans) -> Tensor:
@@ -155,11 +161,13 @@ def _(mask: PaddingMask, q: Spans, k: Spans) -> Tensor:
 def any_real(keep: Tensor, k: Spans) -> Tensor:
     """Whether a key of each block is real: keep [B, M] -> [B, blocks]."""
     counts = torch.nn.functional.pad(keep.bool().cumsum(1), (1, 0))
-    return at(counts, k.last + 1) > at(counts, k.first)
+    return at(counts, k.last + 1, k.row) > at(counts, k.first, k.row)
 
 
-def at(values: Tensor, index: Tensor) -> Tensor:
-    """values [B or 1, N] at index [B or 1, blocks] of the same row."""
+def at(values: Tensor, index: Tensor, row: Tensor | None = None) -> Tensor:
+    """values [B or 1, N] at index [B or 1, blocks] of the same row, or of `row`."""
+    if row is not None and len(values) > 1:
+        return values[row[:, None], index]
     rows = max(len(values), len(index))
     return values.expand(rows, -1).gather(1, index.expand(rows, -1))
 
@@ -168,7 +176,7 @@ def at_spans(values: Tensor, spans: Spans) -> Spans | None:
     """The smallest and the largest of values [B or 1, N] in each block, if they grow with the position."""
     if bool((values.diff(dim=1) < 0).any()):
         return None
-    return Spans(at(values, spans.first), at(values, spans.last))
+    return spans.map(lambda index: at(values, index, spans.row))
 
 
 @may_allow.register
@@ -182,18 +190,69 @@ def _(mask: DocumentMask, q: Spans, k: Spans) -> Tensor:
 
 @may_allow.register
 def _(mask: GraphMask, q: Spans, k: Spans) -> Tensor:
-    if len(q.first) > 1 or len(k.first) > 1 or overlap(k):
-        return torch.ones(1, 1, 1, dtype=torch.bool, device=q.first.device)
+    return linked_blocks(mask, q, k)
+
+
+def linked_blocks(mask: RandomBlocks | GraphMask, q: Spans, k: Spans) -> Tensor:
+    """The `links` of a mask as a table; without a bound for a list of blocks."""
+    rows = max(len(q.first), len(k.first))
+    found = [None if q.row is not None else links(mask, q.of_row(row), k.of_row(row)) for row in range(rows)]
+    table = torch.zeros(rows, q.first.shape[1], k.first.shape[1], dtype=torch.bool, device=q.first.device)
+    for row, pairs in enumerate(found):
+        table[(row, *pairs) if pairs is not None else row] = True
+    return table
+
+
+@singledispatch
+def links(mask: IndexFunction, q: Spans, k: Spans) -> tuple[Tensor, Tensor] | None:
+    """Of a mask that links some positions: the pairs of blocks of queries and of keys that are linked, in any order and
+    some of them several times. Found from the links, in a time that grows with their number. None if the blocks are of
+    several rows or not in order, and for masks of other kinds."""
+    return None
+
+
+@links.register
+def _(mask: RandomBlocks, q: Spans, k: Spans) -> tuple[Tensor, Tensor] | None:
+    if int(q.first.min()) < 0 or int(k.first.min()) < 0 or not in_order(k):
+        return None
+    i, j = in_blocks(q, mask.block), in_blocks(k, mask.block)
+    blocks = torch.arange(1, int(torch.maximum(i.last.max(), j.last.max())) + 1, device=q.first.device)
+    earlier = torch.cat([mask.earlier(blocks, link) for link in range(mask.count)])
+    later = blocks.repeat(mask.count)
+    source, order = torch.cat([later, earlier]).sort()
+    target = torch.cat([earlier, later])[order]
+    return spread(source, target, i, j)
+
+
+@links.register
+def _(mask: GraphMask, q: Spans, k: Spans) -> tuple[Tensor, Tensor] | None:
+    if not in_order(k) or overlap(k):
+        return None
     # edges are sorted by their target, the query: those of a block of queries follow each other
     target, source = torch.div(mask.codes, mask.nodes, rounding_mode="floor"), mask.codes % mask.nodes
-    start, stop = torch.searchsorted(target, q.first[0]), torch.searchsorted(target, q.last[0], right=True)
-    counts = stop - start
-    block = torch.repeat_interleave(counts)
-    edge = torch.arange(len(block), device=block.device) - (counts.cumsum(0) - counts)[block] + start[block]
-    found = torch.zeros(1, len(start), k.first.shape[1], dtype=torch.bool, device=block.device)
-    column = torch.searchsorted(k.last[0].contiguous(), source[edge]).clamp(max=found.shape[2] - 1)
-    found[0, block, column] = True
-    return found
+    return spread(target, source, q, k)
+
+
+def spread(source: Tensor, target: Tensor, q: Spans, k: Spans) -> tuple[Tensor, Tensor]:
+    """The pairs of blocks in which links from `source`, which is sorted, to `target` begin and end."""
+    start = torch.searchsorted(source, q.first[0].contiguous())
+    block, link = ranges(start, torch.searchsorted(source, q.last[0].contiguous(), right=True))
+    start = torch.searchsorted(k.last[0].contiguous(), target)  # the first block that ends after the target
+    stop = torch.searchsorted(k.first[0].contiguous(), target, right=True)
+    pair, column = ranges(start[link], stop[link])
+    return block[pair], column
+
+
+def ranges(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers from start to stop - 1 of each pair, one after the other, and of which pair each is."""
+    counts = (stop - start).clamp(min=0)
+    pair = torch.repeat_interleave(counts)
+    return pair, torch.arange(len(pair), device=pair.device) - (counts.cumsum(0) - counts)[pair] + start[pair]
+
+
+def in_order(spans: Spans) -> bool:
+    """Whether there is one row of blocks, each of which begins and ends no earlier than the one before."""
+    return len(spans.first) == 1 and not bool(((spans.first.diff() < 0) | (spans.last.diff() < 0)).any())
 
 
 def overlap(spans: Spans) -> bool:

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from zoo.nn import kernels
-from zoo.nn.block_sparse import Tiles, tiled_attention, tiles_of
+from zoo.nn.block_sparse import Tiles, tiles_of
 from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
+from zoo.nn.tiled_attention import tiled_attention
 
 TORCH_KERNELS: dict[SDPBackend, kernels.KernelName] = {
     SDPBackend.MATH: "math",

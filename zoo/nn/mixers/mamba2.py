@@ -63,9 +63,10 @@ def chunked_scan(
     whole = sums[..., -1, None, None].exp()
     h = torch.zeros_like(new[:, 0]) if start is None else start.unflatten(1, (groups, -1))
     before = []
-    for i in range(new.shape[1]):
+    # unbound at once: the gradient of an index is a tensor of all chunks, for each chunk
+    for own_new, own_whole in zip(new.unbind(1), whole.unbind(1), strict=True):
         before.append(h)
-        h = torch.addcmul(new[:, i], whole[:, i], h)
+        h = torch.addcmul(own_new, own_whole, h)
     if start is not None or len(before) > 1:
         y = y + (C @ torch.stack(before, 1).mT) * sums.exp()[..., None]  # b chunk G R l P
     return y.flatten(2, 3).transpose(2, 3).flatten(1, 2)[:, :n], h.flatten(1, 2)
