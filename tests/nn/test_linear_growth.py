@@ -48,6 +48,13 @@ def test_a_training_step_is_linear_in_the_length(name: str) -> None:
     assert long.total <= GROWTH.get(name, 2.15) * short.total, max(more, key=lambda kind: more[kind])
 
 
+@pytest.mark.parametrize("name", [name for name in LINEAR if name not in PATTERNS])
+def test_one_token_more_than_a_chunk_costs_one_token_more(name: str) -> None:
+    most = 1.3 if name in BUILT_IN else 1.6  # mixers pad their last chunk, which takes less time than its elements say
+    for length in (32, 64, 128):
+        assert step(name, length + 1).total <= most * step(name, length).total, length
+
+
 def test_these_are_the_kinds_that_are_linear_by_the_table() -> None:
     table = Path(__file__).parents[2] / "docs" / "reference" / "attention_kinds.md"
     rows = [line.split("|") for line in table.read_text().splitlines() if line.startswith("| `")]

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.nn.exporting import any_length, each_token, is_exporting
 
 CHUNK = 64  # a power of 2
+PADDING = 1 / 8  # of the tokens: with more padding in the last chunk, it is cut into smaller ones
 SEGMENT = 1 << 20  # entries of the features of a segment: its temporaries stay in the cache of a CPU
 LEAST_SEGMENT = 256  # tokens
 LEAST_LOG_DECAY = -40.0  # of one token: exp(-40) is nothing, and sums of lower ones would be rounded in float32
@@ -30,11 +31,26 @@ def segments(entries: int, *parts: Tensor | None) -> Iterator[tuple[Any, ...]]:
     features of one token of all heads."""
     length = next(x.shape[2] for x in parts if x is not None)
     size = max(LEAST_SEGMENT, SEGMENT // max(1, entries) // CHUNK * CHUNK)
-    if is_exporting() or length <= size:  # a graph is for any number of tokens
+    if is_exporting() or (torch.compiler.is_compiling() and length <= size):  # a graph is for any number of tokens
         return iter((parts,))
-    count = -(-length // size)
+    sizes = segment_lengths(length, size)
+    if len(sizes) == 1:
+        return iter((parts,))
     # split at once: the gradient of a slice is a tensor of all tokens, for each segment
-    return zip(*([None] * count if x is None else x.split(size, 2) for x in parts), strict=True)
+    return zip(*([None] * len(sizes) if x is None else x.split(sizes, 2) for x in parts), strict=True)
+
+
+def segment_lengths(length: int, size: int) -> list[int]:
+    """Lengths of segments of at most `size` tokens: one token more than a chunk is not computed as two chunks."""
+    lengths, rest = [size] * (length // size), length % size
+    while rest:
+        chunk = chunk_size(rest)
+        whole = rest
+        if -rest % chunk > PADDING * length:
+            whole = rest // CHUNK * CHUNK or chunk // 2
+        lengths.append(whole)
+        rest -= whole
+    return lengths
 
 
 def chunk_size(length: int) -> int:
