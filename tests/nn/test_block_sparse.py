@@ -3,46 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from flex_cases import patterns
+from tile_cases import DIM, MASKS, SCALE, STRIDED, N, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoo.nn import CAUSAL, GraphMask, Mask, PaddingMask, TensorBias, Window, block_masks, block_sparse, kernels
-from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
+from zoo.nn import CAUSAL, ALiBi, Mask, PaddingMask, TensorBias, Window, block_masks, block_sparse
+from zoo.nn.block_patterns import NeighborBlocks, WindowPartition
 from zoo.nn.block_sparse import Tiles, tiles_of
 from zoo.nn.context import Context
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 from zoo.nn.sdpa import attend, explain_kernel, repeat_kv
 from zoo.nn.tiled_attention import tiled_attention
-
-STRIDED = Window(9, 9) | Strided(23)
-N, DIM, SCALE = 300, 16, 0.2  # neither a multiple of a tile nor of a block of keys
-IDS = torch.arange(N) // 70
-KEEP = torch.ones(2, N, dtype=torch.bool)
-KEEP[0, :100] = KEEP[1, 120:140] = False
-PLACES = (KEEP.long().cumsum(1) - 1).clamp(min=0)  # positions count real tokens
-MASKS = {
-    **patterns(N),
-    "dilated": Window(30, 30) & Strided(3),
-    "shifted windows": WindowPartition(40, 20),
-    "shifted windows of a grid": WindowPartition(7, 3, (14, 21), prefix=6),
-    "windows larger than the grid": WindowPartition(30, 15, (20, 15)),
-    "layout": BlockLayout(50, ((1, 0, 0, 0, 1, 0),) * 3 + ((0, 0, 1, 1, 0, 0), (0,) * 6, (0, 0, 0, 0, 0, 1))),
-    "layout that ends early": BlockLayout(50, ((1, 0, 1),) * 3),
-    "neighbors": NeighborBlocks(48),
-    "graph": GraphMask(torch.randint(0, N, (2, 900), generator=torch.Generator().manual_seed(0)), N, self_loops=False),
-    "larger than the row": Window(999, 3),
-    "rows without keys": Window(20, 0) & PaddingMask((torch.arange(N) > 100).repeat(2, 1)),
-    "causal strided": CAUSAL & STRIDED,
-    "each key of a short window is strided": Window(3, 3) | Strided(2),
-    "strided with global tokens": STRIDED | GlobalTokensMask(3),
-    "strided documents": STRIDED & CAUSAL & DocumentMask(IDS[None]),
-    "strided documents that start at 0": MaskView(STRIDED, (torch.arange(N) % 70)[None], (torch.arange(N) % 70)[None])
-    & DocumentMask(IDS[None]),
-    "padded strided": MaskView(CAUSAL & STRIDED, PLACES, PLACES, KEEP),
-    "strided keys that are all masked": STRIDED & PaddingMask((torch.arange(N) % 23 != 5).repeat(2, 1)),
-    "strided rows without keys": STRIDED & CAUSAL & PaddingMask((torch.arange(N) > 100).repeat(2, 1)),
-    "global tokens in the middle": Window(5, 5) & DocumentMask(IDS[None]) | GlobalTokensMask(2),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +21,6 @@ def always_in_tiles(monkeypatch):
     monkeypatch.setattr(block_masks, "_kept", type(block_masks._kept)())
     monkeypatch.setattr(block_sparse, "MIN_PAIRS", 0)
     monkeypatch.setattr(block_sparse, "TABLE", 1e9)
-
-
-def qkv(queries=N, keys=N, heads=4, groups=2, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(1)
-    shapes = ((queries, heads), (keys, groups), (keys, groups))
-    parts = [torch.randn(2, *shape, DIM, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-    return [part.transpose(1, 2).requires_grad_() for part in parts]
 
 
 def dense(q, k, v, mask):
@@ -220,8 +183,8 @@ def test_when_attention_is_computed_in_tiles(monkeypatch):
     assert kernel_of(None) == "tiles"
     assert kernel_of(None, 256) == "flash"  # short: a table is as fast
     assert kernel_of(None, window=1900) == "flash"  # few pairs are masked
-    assert kernel_of(None, bias=TensorBias(torch.zeros(1, 1, 2048, 2048))) == "flash"
-    assert kernel_of(None, dropout=0.1) == "plain"
+    assert kernel_of(None, bias=TensorBias(torch.zeros(1, 1, 2048, 2048))) == "flash"  # a table already
+    assert kernel_of(None, bias=ALiBi(4)) == kernel_of(None, dropout=0.1) == "tiles"
     assert kernel_of(torch.ones(1, 4, 2048, 2048, dtype=torch.bool).tril()) == "flash"  # a table for each head
 
     class Own(Mask):
@@ -231,7 +194,6 @@ def test_when_attention_is_computed_in_tiles(monkeypatch):
     assert kernel_of(Own() & CAUSAL, 1024) == "tiles"  # the bounds of its other parts hold
     with sdpa_kernel(SDPBackend.MATH):  # a user has switched off the kernel of tiles
         assert kernel_of(None) == "math"
-    assert kernels.tiles_obstacle(kernels.Capabilities("cuda"), kernels.AttentionCall(torch.float32, 1, 1, 8, 9, 9))
 
 
 def test_attend_takes_tiles_and_all_layers_share_them(monkeypatch):

@@ -31,6 +31,8 @@ KEYS = 32  # keys of a block whose bounds are tested at once; within blocks the 
 # kernel takes with a table for its mask.
 FLOPS, SECONDS_PER_TILE, TABLE = 68e9, 150e-6, 1.0
 SECOND = 2.0  # how many tiles a tile costs whose outputs are added to others
+PLAIN = 4.0  # how much longer plain operations take than torch's kernel
+MAX_ENTRIES = 1 << 28  # of tables of all pairs: 1 GB in single precision
 MIN_PAIRS = 512 * 512  # with fewer, a table takes less time than tiles
 
 
@@ -84,28 +86,32 @@ class Candidate(NamedTuple):
     blocks: Tensor
 
 
-def tiles_of(mask: Mask, queries: int, keys: int, flops: int, rows: int) -> Tiles | None:
+def tiles_of(
+    mask: Mask, queries: int, keys: int, flops: int, rows: int, *, plain: bool = False, tables: int = 0
+) -> Tiles | None:
     """How to compute an attention in tiles; None where the dense computation is faster.
 
-    flops: of a pair of a query and a key in all heads of one row; rows: of the batch. What does not depend on them is
-    kept for later calls, for masks that hold no tensors.
+    flops: of a pair of a query and a key in all heads of one row; rows: of the batch. plain: whether it is computed in
+    plain operations, densely or not. tables: of all pairs that the dense computation writes out: beyond MAX_ENTRIES in
+    all, tiles are taken in any case. What does not depend on these is kept for later calls, for masks that hold no
+    tensors.
     """
     if queries * keys < MIN_PAIRS or mask.heads > 1:
         return None
     if isinstance(mask, MaskView) and not mask.depends_on_batch:
         mask = mask.inner
     keep = kept if is_constant(mask) else lambda key, build: build()
-    seconds = flops / FLOPS  # of a pair
+    seconds = flops / (FLOPS / PLAIN if plain else FLOPS)  # of a pair
     limit = queries * keys * seconds * rows * TABLE
     masks, sizes = split(mask), list[int]()
     for part in masks:
         costs: Costs = keep(("costs of tiles", part, queries, keys), partial(costs_of, part, queries, keys))
-        tile_seconds = SECONDS_PER_TILE * (1 if not sizes else SECOND)
+        tile_seconds = SECONDS_PER_TILE * (PLAIN if plain else 1) * (1 if not sizes else SECOND)
         pair_seconds = seconds * (rows if part.batch == 1 else 1)
         cost, size = min((pairs * pair_seconds + number * tile_seconds, size) for size, pairs, number in costs.sizes)
         limit -= cost
         sizes.append(size)
-    if limit <= 0:
+    if limit <= 0 and tables * queries * keys <= MAX_ENTRIES:
         return None
 
     def build() -> Tiles:

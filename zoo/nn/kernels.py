@@ -187,15 +187,6 @@ def varlen_limit(record: Capabilities, call: AttentionCall) -> str:
     return ""
 
 
-def tiles_obstacle(record: Capabilities, call: AttentionCall) -> str:
-    """Why attention in tiles cannot serve; empty if it can."""
-    if record.device != "cpu":
-        return "it is for CPUs"
-    if call.dropout or call.bias != "none" or call.softcap is not None:
-        return "it has no dropout on the attention weights, adds no position bias and does not cap scores"
-    return ""
-
-
 def check_scores(call: AttentionCall, rows: int, kernel: KernelName, reason: str) -> None:
     """Raise ValueError where a kernel writes out more than `MAX_SCORES` scores of so many rows."""
     scores = rows * call.heads * call.queries * call.keys

@@ -93,8 +93,11 @@ class T5RelativeBias(Bias):
         return self.table[self.bucket(k - q), h]
 
     def on_device(self, keys: int, device: Any) -> Bias:
-        distances = torch.arange(1 - keys, keys, device=device)
-        return DistanceBias(self.table.T[:, self.bucket(distances)])
+        reach = max(keys, 1) - 1
+        on_cpu = torch.device(device).type == "cpu"  # a GPU would add the gradients of all far pairs to one place
+        reach = min(reach, max(self.max_distance, self.table.shape[0])) if on_cpu else reach
+        values = self.table.T[:, self.bucket(torch.arange(-reach, reach + 1, device=device))]
+        return NearBias(values) if on_cpu else DistanceBias(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,14 @@ class DistanceBias(Bias):
 
     def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
         return self.values[h, k - q + self.values.shape[1] // 2]
+
+
+class NearBias(DistanceBias):
+    """`DistanceBias` with the values of distances up to a reach R, which farther keys have, too: [H, 2 R + 1]."""
+
+    def __call__(self, b: Index, h: Index, q: Index, k: Index) -> Tensor:
+        reach = self.values.shape[1] // 2
+        return self.values[h, (k - q).clamp(-reach, reach) + reach]
 
 
 class TensorBias(TensorFunction, Bias):

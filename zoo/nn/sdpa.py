@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from zoo.nn import kernels
+from zoo.nn import kernels, tile_biases
 from zoo.nn.block_sparse import Tiles, tiles_of
 from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
@@ -83,7 +83,7 @@ def attend(
     if packed is not None:
         return packed_attention(q, k, v, packed, scale, dropout)
     if tiles is not None:
-        return tiled_attention(q, k, v, tiles, scale)
+        return tiled_attention(q, k, v, tiles, scale, as_bias(bias), dropout, softcap)
     if flex is not None:
         try:
             return flex_attend(q, k, v, flex, scale)
@@ -146,21 +146,22 @@ def choose_kernel(
         softcap=softcap,
     )
     record = kernels.RECORDS.get(q.device) or kernels.capabilities(q.device)
-    if bias is not None or not mask.hides_nothing(queries, keys):
+    plain = softcap is not None or (dropout > 0 and record.device == "cpu")
+    if bias is not None or not mask.hides_nothing(queries, keys) or (plain and record.device == "cpu"):
         check_mask(mask, q, k)
         causal = bias is None and is_causal(mask, queries, keys)
-        if not causal or (softcap is not None and record.device == "cuda"):
+        if not causal or plain:
             if record.device == "cuda":
                 call = call._replace(pattern=is_pattern(mask, bias))
                 flex, reason = choose_flex(record, call, q, k, bias)
                 if flex is not None:
                     return Kernel(None, False, None, False, shared, None, reason, flex)
                 check_table(mask, bias, queries, keys, reason)
-            tiles, reason = choose_tiles(record, call, q, v)
+            tiles, reason = choose_tiles(record, call, q, v, bias)
             if tiles is not None:
                 return Kernel(None, False, None, False, shared, None, reason, None, tiles)
-            causal = False
-            allowed, fully_masked = combine_mask_and_bias(q, keys, mask, bias)
+            causal = causal and record.device == "cpu"
+            allowed, fully_masked = (None, None) if causal else combine_mask_and_bias(q, keys, mask, bias)
     if allowed is not None and allowed.requires_grad:
         call = call._replace(bias="learned")
     chosen, why = kernels.choose(record, call)
@@ -206,13 +207,20 @@ def chosen_by_torch(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, dropout: fl
     return kernels.Choice(TORCH_KERNELS[SDPBackend(number)], f"{kernel.reason}, with {form}")
 
 
-def choose_tiles(record: kernels.Capabilities, call: AttentionCall, q: Tensor, v: Tensor) -> tuple[Tiles | None, str]:
+def choose_tiles(
+    record: kernels.Capabilities, call: AttentionCall, q: Tensor, v: Tensor, bias: Bias | None
+) -> tuple[Tiles | None, str]:
     """The tiles of an attention that skips blocks, if it serves and is faster, else None; and the reason."""
-    if torch.compiler.is_compiling() or kernels.tiles_obstacle(record, call) or v.shape[-1] != call.head_dim:
+    if torch.compiler.is_compiling() or record.device != "cpu" or v.shape[-1] != call.head_dim:
         return None, ""
     if not torch.backends.cuda.flash_sdp_enabled():
         return None, ""  # a user may have switched the kernel off, on all devices: `sdpa_kernel(SDPBackend.MATH)`
-    tiles = tiles_of(call.mask, call.queries, call.keys, 4 * call.heads * call.head_dim, q.shape[0])
+    if bias is not None and not tile_biases.serves(bias, call.keys):
+        return None, ""
+    plain = call.dropout > 0 or call.softcap is not None or tile_biases.is_learned(bias, call.keys)
+    tables = q.shape[0] * call.heads if plain else 0 if bias is None else bias.batch * bias.heads
+    flops = 4 * call.heads * call.head_dim
+    tiles = tiles_of(call.mask, call.queries, call.keys, flops, q.shape[0], plain=plain, tables=tables)
     return tiles, "" if tiles is None else "blocks of keys that a block of queries does not see are skipped"
 
 

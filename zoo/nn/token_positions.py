@@ -1,5 +1,6 @@
 """Tokens of [B, H, N, ...] at positions of N: a slice, or an index of positions that do not follow each other."""
 
+import torch
 from torch import Tensor
 
 Index = slice | Tensor
@@ -39,3 +40,9 @@ def add(x: Tensor, index: Index, values: Tensor) -> None:
         x[:, :, index] += values
     else:
         x.transpose(1, 2).index_add_(1, index, values.transpose(1, 2).to(x.dtype))
+
+
+def zeros_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros in the shape of x [B, H, N, ...], with the heads of a token beside each other as in torch's kernel."""
+    x = x.transpose(1, 2)
+    return torch.zeros(x.shape, dtype=dtype or x.dtype, device=x.device).transpose(1, 2)

@@ -1,0 +1,51 @@
+"""Position biases of an attention in tiles (`zoo.nn.block_sparse`): evaluated for the pairs of one tile at a time."""
+
+import torch
+from torch import Tensor
+
+from zoo.nn.block_sparse import Tile
+from zoo.nn.index_functions import IndexFunction
+from zoo.nn.position_biases import Bias, DistanceBias
+from zoo.nn.token_positions import Index
+
+
+def serves(bias: Bias, keys: int) -> bool:
+    """Whether a bias can be added in tiles: it masks no keys, and if it is learned, then by the values of distances."""
+    if bias.hides:
+        return False
+    return all(
+        isinstance(leaf, DistanceBias) or not needs_gradient(leaf) for leaf in bias.on_device(keys, "cpu").leaves()
+    )
+
+
+def needs_gradient(leaf: IndexFunction) -> bool:
+    """Whether the values of a bias have a gradient, by that of one pair."""
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.long)
+    return torch.is_grad_enabled() and bool(leaf(zero, zero, zero, zero).requires_grad)
+
+
+def is_learned(bias: Bias | None, keys: int) -> bool:
+    """Whether a bias that `serves` needs a gradient."""
+    return bias is not None and len(learned(bias.on_device(keys, "cpu"))) > 0
+
+
+def learned(bias: Bias | None) -> list[Tensor]:
+    """The values that need a gradient, of a bias in its form for a device."""
+    leaves = () if bias is None or not torch.is_grad_enabled() else bias.leaves()
+    return [leaf.values for leaf in leaves if isinstance(leaf, DistanceBias) and leaf.values.requires_grad]
+
+
+def bias_of(bias: Bias, tile: Tile, shape: torch.Size, keys: int) -> Tensor:
+    """The bias of a tile [B or 1, H or 1, queries, keys], for q of a `shape` [B, H, N, P]; one row if the tile is of
+    one row."""
+    shift = 0 if bias.q is not None else keys - shape[2]
+    rows = torch.tensor([tile.row]) if tile.row is not None else torch.arange(bias.batch)
+    rows = rows if bias.batch > 1 else torch.zeros(1, dtype=torch.long)
+    q, k = places(tile.queries) + shift, places(tile.keys)
+    h = torch.arange(shape[1])  # the form for a device does not know its number of heads
+    return bias(rows.view(-1, 1, 1, 1), h.view(1, -1, 1, 1), q.view(1, 1, -1, 1), k.view(1, 1, 1, -1))
+
+
+def places(index: Index) -> Tensor:
+    """The positions of an index."""
+    return torch.arange(index.start, index.stop) if isinstance(index, slice) else index
