@@ -1,14 +1,15 @@
 """Time and memory of language models against length, for every attention kind and mixer, with fitted exponents.
 
     python benchmarks/long_context.py [lengths=512,1024,...,131072] [kinds=all] [width=128] [depth=2] [heads=4]
-        [seconds=20] [out=.]
+        [seconds=20] [what=forward,backward,token] [out=.] [name=long_context]
     python benchmarks/long_context.py task=document [tokens=100000] [kinds=local,linear] [window=512]
 
 For each kind in all layers of a small GPT: CPU seconds of a forward pass, of a forward and a backward pass, and of one
 more token after a prompt of that length, with the peak of resident memory above that before, each length in a process
 of its own. Quadratic kinds go to 8,192 tokens, additive to 2,048, linear kinds and all mixers to the end (the growth is
 that of `zoo.attention_kinds`); a kind stops at the first length at which a pass takes longer than `seconds`. Exponents
-are fitted to the longest half of the lengths. Prints tables, and writes `long_context.yaml` and `.png` into `out`.
+are fitted to the longest half of the lengths. Prints tables, and writes `name` with .yaml and .png into `out`, after
+each kind; values that a file of this name has from before, of other kinds, lengths or passes, are kept.
 
 task=document: one text of `tokens` bytes, of tinyshakespeare in ZOO_DATA_DIR, in one forward pass through a GPT with
 each of the kinds, with the loss of untrained weights, the time and the peak of memory.
@@ -33,7 +34,8 @@ from zoo.nn.registry import BUILT_IN, BUILT_IN_MIXERS
 
 LIMITS = {"N²": 8192, "N": 131072, "N log N": 131072}
 ADDITIVE = 2048  # time and memory N² times the width
-WHAT = ("forward", "forward and backward", "one token")
+WHAT = {"forward": "forward", "backward": "forward and backward", "token": "one token"}
+Results = dict[str, dict[str, dict[int, tuple[float, int]]]]  # {kind: {pass: {length: (seconds, bytes)}}}
 
 
 def gpt(kind: Any, argument: str, length: int, o: SimpleNamespace) -> Any:
@@ -81,7 +83,8 @@ def child(queue: Any, *args: Any) -> None:
 
 def alone(*args: Any) -> tuple[float, int] | str:
     """`measure` in a new process, whose peak of memory is its own; or why it failed."""
-    context = get_context("spawn")
+    context = get_context("forkserver")  # torch is loaded once, and no process has the peak of another one
+    context.set_forkserver_preload(["torch", "zoo.models.gpt2.model", "zoo.nn.mixers"])
     queue = context.Queue()
     process = context.Process(target=child, args=(queue, *args))
     process.start()
@@ -102,23 +105,41 @@ def exponent(points: dict[int, tuple[float, int]], part: int) -> float:
     return sum((a - x) * (b - y) for a, b in pairs) / sum((a - x) ** 2 for a, _ in pairs)
 
 
-def curves(o: SimpleNamespace) -> dict[str, dict[str, dict[int, tuple[float, int]]]]:
-    """{kind: {what: {length: (seconds, bytes)}}}; what fails is printed and left out."""
-    results: dict[str, dict[str, dict[int, tuple[float, int]]]] = {}
+def curves(o: SimpleNamespace, results: Results) -> Results:
+    """Adds to `results`; what fails is printed and left out."""
+    lengths = [int(n) for n in o.lengths.split(",")]
     for row in zoo.attention_kinds(*chosen(o)):
         limit = ADDITIVE if row.name == "additive" else LIMITS[row.time]
-        results[row.name] = {what: {} for what in WHAT}
-        for what, points in results[row.name].items():
-            for length in (n for n in map(int, o.lengths.split(",")) if n <= limit):
+        parts = results.setdefault(row.name, {what: {} for what in WHAT.values()})
+        for what in (WHAT[name] for name in o.what.split(",")):
+            for length in (n for n in lengths if n <= limit):
                 found = alone(row.name, row.argument, length, what, o)
                 if isinstance(found, str):
                     print(f"{row.name}, {what}, {length} tokens: {found}")
                     break
-                points[length] = found
+                parts[what][length] = found
                 if found[0] > o.seconds:
                     break
-            print(row.name, what, points, flush=True)
+            print(row.name, what, parts[what], flush=True)
+        if o.out:
+            write(results, o)
     return results
+
+
+def write(results: Results, o: SimpleNamespace) -> None:
+    file = Path(o.out) / f"{o.name}.yaml"
+    kept = {
+        k: {w: {n: list(v) for n, v in sorted(p.items())} for w, p in parts.items()} for k, parts in results.items()
+    }
+    file.write_text(yaml.safe_dump({"machine": machine(), "options": vars(o), "kinds": kept}, sort_keys=False))
+    plot(results, file.with_suffix(".png"))
+
+
+def before(o: SimpleNamespace) -> Results:
+    """What the file of this name has from an earlier run."""
+    file = Path(o.out) / f"{o.name}.yaml"
+    kinds = yaml.safe_load(file.read_text())["kinds"] if o.out and file.exists() else {}
+    return {k: {w: {n: tuple(v) for n, v in p.items()} for w, p in parts.items()} for k, parts in kinds.items()}
 
 
 def chosen(o: SimpleNamespace) -> list[str]:
@@ -127,7 +148,7 @@ def chosen(o: SimpleNamespace) -> list[str]:
 
 def print_tables(results: dict[str, Any], lengths: list[int]) -> None:
     for part, unit in enumerate(("CPU seconds", "peak MB")):
-        for what in WHAT:
+        for what in WHAT.values():
             print(f"\n{unit}, {what}\n\n| kind | {' | '.join(f'{n:,}' for n in lengths)} | exponent |")
             print("|" + "---|" * (len(lengths) + 2))
             for kind, parts in results.items():
@@ -146,7 +167,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(13, 7), layout="constrained")
     grid = figure.subplots(2, len(WHAT), sharex=True)
     for part, unit in enumerate(("CPU seconds", "peak MB")):
-        for axes, what in zip(grid[part], WHAT, strict=True):
+        for axes, what in zip(grid[part], WHAT.values(), strict=True):
             for number, (kind, parts) in enumerate(results.items()):
                 points = parts[what]
                 values = [points[n][part] / (2**20 if part else 1) for n in sorted(points)]
@@ -192,22 +213,20 @@ def main() -> None:
     lengths = ",".join(str(2**power) for power in range(9, 18))
     smoke = dict(lengths="64,128", kinds="linear", width=16, depth=1, heads=2, out="", tokens=2000)
     o = options(smoke, task="curves", lengths=lengths, kinds="all", width=128, depth=2, heads=4, seconds=20.0,
-                tokens=100000, window=512, out=".")  # fmt: skip
+                tokens=100000, window=512, what=",".join(WHAT), out=".", name="long_context")  # fmt: skip
+    if not set(o.what.split(",")) <= set(WHAT):
+        raise SystemExit(f"what={o.what}: expected some of {', '.join(WHAT)}")
     if o.task not in ("curves", "document"):
         raise SystemExit(f"task={o.task}: expected curves or document")
     if o.task == "document":
         return document(o)
-    results, sizes = curves(o), [int(n) for n in o.lengths.split(",")]
-    print_tables(results, sizes)
+    results = curves(o, before(o))
+    print_tables(results, sorted({n for parts in results.values() for points in parts.values() for n in points}))
     print(f"CPU time of one thread; {machine()}")
-    for what in WHAT:
+    for what in WHAT.values():
         record(f"exponent, {what}", {kind: exponent(parts[what], 0) for kind, parts in results.items()})
     if o.out:
-        file = Path(o.out) / "long_context.yaml"
-        kept = {k: {w: {n: list(v) for n, v in p.items()} for w, p in parts.items()} for k, parts in results.items()}
-        file.write_text(yaml.safe_dump({"machine": machine(), "options": vars(o), "kinds": kept}, sort_keys=False))
-        plot(results, file.with_suffix(".png"))
-        print(f"written: {file} and {file.with_suffix('.png')}")
+        print(f"written: {Path(o.out) / o.name}.yaml and .png")
 
 
 if __name__ == "__main__":
