@@ -1,7 +1,7 @@
 """Train a model that answers questions about images: an image encoder joined to a text decoder, as LLaVA or Flamingo.
 
-    python recipes/vqa.py                             synthetic scenes
-    python recipes/vqa.py by=cross                    gated cross-attention between the blocks of the decoder
+    python recipes/vqa.py                             synthetic scenes, gated cross-attention between decoder blocks
+    python recipes/vqa.py by=projector                features in the places of image tokens (the default of other data)
     python recipes/vqa.py by=resampler model.resampler_tokens=8
     python recipes/vqa.py data=emoji                  which kind of emoji it is
     python recipes/vqa.py data=FOLDER                 your own images: a train.csv with file, question and answer
@@ -26,16 +26,17 @@ from zoo.training.recipes.image_text_config import VQASettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "epochs=30", "emoji": "epochs=60"}
+LONGER_RUNS = {"synthetic": "epochs=16", "emoji": "epochs=60"}
 
 
 def train(run: Run) -> Result:
     """Create the towers and join them, load the questions, train the model to write the answers."""
     from zoo.data.image_text.datamodule import ImageTextDataModule
     from zoo.data.image_text.load import load_visual_questions
-    from zoo.tasks.image_text import ImageTextTask
+    from zoo.tasks.caption import CaptionTask
     from zoo.training.fit import fit
     from zoo.training.recipes.bridge import bridge_model, fit_to_texts, layout_of
+    from zoo.training.recipes.caption import pair_bias
     from zoo.training.recipes.image_text_order import announce_unread
     from zoo.training.recipes.towers import is_new
     from zoo.training.recipes.vqa import PLOTS, AnswersFile, Baselines, groups_of
@@ -53,8 +54,8 @@ def train(run: Run) -> Result:
                                introductory_epochs=cfg.data.partly_named_epochs,
                                num_workers=cfg.data.num_workers)  # fmt: skip
     announce_unread(run, data.steps_per_epoch)
-    task = ImageTextTask(model, types=data.types, groups=groups_of(data.types), control=True, optim=cfg.optim,
-                         ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
+    task = CaptionTask(model, bias=pair_bias(run, model, data), types=data.types, groups=groups_of(data.types),
+                       control=True, optim=cfg.optim, ema=cfg.trainer.ema, seed=cfg.seed)  # fmt: skip
     callbacks = [AnswersFile(folder.path)]
     if cfg.task.baselines:
         callbacks.append(Baselines(data, cfg.task.language_steps, is_new=is_new(run, "text"), seed=cfg.seed))

@@ -20,6 +20,7 @@ from zoo.models.bridge.model import Bridge
 from zoo.preprocessing.tokenizer_training import train
 from zoo.training.recipes import vqa
 from zoo.training.recipes.image_text_config import CaptionSettings, VQASettings
+from zoo.training.recipes.towers import tower_overrides
 from zoo.training.recipes.vqa import AnswersFile, Baselines
 
 call = caller({"vqa": VQASettings, "caption": CaptionSettings})
@@ -45,7 +46,7 @@ def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, caps
     assert call("vqa", tmp_path / "run", *TINY["vqa"], "steps=2", f"by={by}") == 0
     assert steps_alone == [2, 2]  # those of the run, which are fewer than the 600 of language_steps
     printed, notices = capsys.readouterr()
-    assert "caption_epochs=5, and the run has 1 epoch: it reads captions alone" in notices
+    assert "caption_epochs=3, and the run has 1 epoch: it reads captions alone" in notices
     assert "Synthetic data" in printed and "language alone" in printed and "images of others" in printed
     metrics = result(tmp_path / "run")["result"]
     for start in ("", "shuffled_images_", "language_alone_", "image_alone_"):
@@ -83,6 +84,22 @@ def test_the_files_of_a_run_that_writes_captions(tmp_path: Path) -> None:
     written = generate(model, pixel_values=pixels, max_new_tokens=24)
     texts = [" ".join(model.preprocess.text.decode(row).split()) for row in written]
     assert texts == [row["caption"] for row in rows[:2]]
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({}, {"image": "local", "text": "linear"}),
+    ({"model.overrides.attention"}, {"image": "linear", "text": "linear"}),
+    ({"model.overrides.attention", "model.overrides.image.attention"}, {"image": "local", "text": "linear"}),
+    ({"image.name"}, {"image": "linear", "text": "linear"}),
+])  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_attention_for_both_towers(given: set[str], expected: dict[str, str], turned: bool) -> None:
+    """That of one tower in the recipe's YAML gives way to that for both which the user gives."""
+    overrides = {"image.attention": "local", "attention": "linear"}
+    config = SimpleNamespace(model=SimpleNamespace(overrides=dict(sorted(overrides.items(), reverse=turned))),
+                             image=SimpleNamespace(name="vit"), text=SimpleNamespace(name="llama"))  # fmt: skip
+    towers, own = tower_overrides(cast(Any, SimpleNamespace(config=config, given=given)), ("image", "text"))
+    assert {name: fields["attention"] for name, fields in towers.items()} == expected and not own
 
 
 def test_language_alone_is_trained_on_all_scenes() -> None:

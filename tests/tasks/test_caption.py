@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.tasks.caption import FLOOR, CaptionTask, UnseenPairBias
+from zoo.tasks.caption import FLOOR, CaptionTask, UnseenAnswerBias, UnseenPairBias
 from zoo.tasks.image_text import ImageTextTask
 
 # 0 red, 1 blue, 2 circle, 3 square, 4 cross, 5 end; each with the word it follows
@@ -70,3 +70,19 @@ def test_more_beams_than_tokens_are_refused_before_the_training() -> None:
     CaptionTask(model, generation={"num_beams": tokens_of})
     with pytest.raises(ValueError, match=f"num_beams={tokens_of + 1}: expected at most {tokens_of}"):
         CaptionTask(model, generation={"num_beams": tokens_of + 1})
+
+
+def test_an_answer_that_a_question_never_has() -> None:
+    """The prompts (9, 0, 6) and (9, 1, 6) stand for questions about red and blue objects, whose last token is one."""
+    prompts, answers = [(9, 0, 6)] * 60 + [(9, 1, 6)] * 60 + [(9, 7, 6)] * 9, [2, 3] * 30 + [2, 3, 4] * 20 + [2] * 9
+    texts = tokens([(*prompt, answer, 5) for prompt, answer in zip(prompts, answers)])
+    bias = UnseenAnswerBias(texts, [3] * len(texts), 10)
+    assert len(bias.rows) == 2  # the third prompt is too rare
+    batch = {"input_ids": torch.tensor([[9, 0, 6, 3, 5], [9, 1, 6, 4, 5], [9, 7, 6, 2, 5], [9, 0, 1, 6, 3]]),
+             "prompt_lengths": [3, 3, 3, 4]}  # fmt: skip
+    table = bias(bias.contexts(batch).flatten()).view(4, 5, 10)
+    assert table[0, 2, 4] < -4 and (table[0, 2, 2:4] > 0).all()
+    assert (table[1, 2, 2:5] > -0.2).all()
+    assert table[2, 2].abs().max() == 0 and table[3, 3].abs().max() == 0  # rare and unknown prompts
+    plain = UnseenPairBias(tokens([(answer, 5) for answer in answers]), 10)
+    assert torch.equal(table[:3, 3], plain(batch["input_ids"][:3, 3]))  # within the texts as without prompts

@@ -1,5 +1,6 @@
-"""Captioning: train a model to write texts about images, with pairs of words that the texts lack."""
+"""Captions and answers: train a model to write texts about images, with pairs of words that the texts lack."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from zoo.tasks.language_modeling import Predictions
 
 SHARPNESS = 4  # power of the cosine by which tokens count as similar
 FLOOR = 1e-3  # added to both probabilities, so that pairs that neither expects are left alone
+FREQUENT = 30  # how often a prompt occurs at least that has a bias of its own
 MOST_TOKENS = 4096  # of a vocabulary, whose pairs are a table
 
 
@@ -41,18 +43,66 @@ class UnseenPairBias:
             raise ValueError(f"a vocabulary of {vocab_size:,} tokens: expected at most {MOST_TOKENS:,}, because a "
                              f"table of all pairs is counted")  # fmt: skip
         pairs = torch.cat([ids[:-1] * vocab_size + ids[1:] for ids in texts])
-        counts = pairs.bincount(minlength=vocab_size**2).view(vocab_size, vocab_size).float()
-        seen = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        profiles = F.normalize(seen, dim=1)
-        similar = (profiles @ profiles.T) ** SHARPNESS
-        expected = similar @ seen / similar.sum(1, keepdim=True).clamp(min=1e-12)
-        self.table = ((seen + FLOOR) / (expected + FLOOR)).log()  # [V, V]
+        self.table = log_ratios(pairs.bincount(minlength=vocab_size**2).view(vocab_size, vocab_size))  # [V, V]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """The bias of each token of the vocabulary after each of these, int64 [T] -> float32 [T, V]."""
         if self.table.device != tokens.device:
             self.table = self.table.to(tokens.device)
         return self.table[tokens]
+
+    def contexts(self, batch: Mapping[str, Any]) -> Tensor:
+        """What comes before each token of a batch that is predicted, as `__call__` takes it, int64 [B, N]."""
+        ids: Tensor = batch["input_ids"]
+        return ids
+
+
+class UnseenAnswerBias(UnseenPairBias):
+    """`UnseenPairBias` for texts behind prompts: the first token of a text follows its prompt as a whole. Pairs within
+    prompts are not counted.
+
+    If "what shape is the red object?" is never answered by "circle", although questions with similar answers are, the
+    bias of "circle" after it is far below zero. Prompts that occur fewer than 30 times have no bias.
+
+    Args:
+        texts: The tokens of prompts and texts, int64 [N] each.
+        prompt_lengths: The number of tokens of each prompt.
+        vocab_size: Number of tokens of the vocabulary.
+
+    Raises: ValueError for a vocabulary, or frequent prompts, of more than 4,096.
+    """
+
+    def __init__(self, texts: Sequence[Tensor], prompt_lengths: Sequence[int], vocab_size: int) -> None:
+        prompts = [tuple(ids[:n].tolist()) for ids, n in zip(texts, prompt_lengths, strict=True)]
+        frequent = [prompt for prompt, count in Counter(prompts).items() if count >= FREQUENT]
+        if len(frequent) > MOST_TOKENS:
+            raise ValueError(f"{len(frequent):,} different prompts that are frequent: expected at most {MOST_TOKENS:,}")
+        self.rows = {prompt: row for row, prompt in enumerate(frequent)}
+        super().__init__([ids[n:] for ids, n in zip(texts, prompt_lengths, strict=True)], vocab_size)
+        rows = [self.rows.get(prompt, len(frequent)) for prompt in prompts]
+        pairs = torch.tensor([row * vocab_size + int(ids[n]) for row, ids, n in zip(rows, texts, prompt_lengths)])
+        counts = pairs.bincount(minlength=(len(frequent) + 1) * vocab_size).view(-1, vocab_size)
+        none = torch.zeros(1, vocab_size)  # after other prompts
+        self.table = torch.cat([self.table, log_ratios(counts[:-1]), none])
+
+    def contexts(self, batch: Mapping[str, Any]) -> Tensor:
+        """As in UnseenPairBias; prompts have the numbers behind those of the tokens."""
+        ids, found = batch["input_ids"], batch["input_ids"].clone()
+        rows = [self.rows.get(tuple(row[:n]), len(self.rows))
+                for row, n in zip(ids.tolist(), batch["prompt_lengths"], strict=True)]  # fmt: skip
+        ends = ids.new_tensor(batch["prompt_lengths"]) - 1
+        found[range(len(ids)), ends] = ids.new_tensor(rows) + self.table.shape[1]
+        return found
+
+
+def log_ratios(counts: Tensor) -> Tensor:
+    """log((p + f) / (q + f)) of the frequencies p of each row of counts [C, V], see `UnseenPairBias`."""
+    counts = counts.float()
+    seen = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    profiles = F.normalize(seen, dim=1)
+    similar = (profiles @ profiles.T) ** SHARPNESS
+    expected = similar @ seen / similar.sum(1, keepdim=True).clamp(min=1e-12)
+    return ((seen + FLOOR) / (expected + FLOOR)).log()
 
 
 class CaptionTask(ImageTextTask):
@@ -80,7 +130,7 @@ class CaptionTask(ImageTextTask):
         found = super().predict(model, batch, epoch)
         if self.bias is None or epoch is None:
             return found
-        before = batch["input_ids"].flatten()
+        before = self.bias.contexts(batch).flatten()
         if len(before) != len(found.labels):  # a bridge predicts the texts alone
             before = before[batch["labels"].flatten() != IGNORED]
         logits = found.x if found.layer is None else found.layer(found.x)

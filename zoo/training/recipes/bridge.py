@@ -20,6 +20,7 @@ from zoo.training.recipes.towers import Towers, is_new, tower_overrides
 from zoo.training.run import Run
 
 DEFAULT_VOCAB_SIZE = 1000  # of a new tokenizer, unless `text.vocab_size=` is given
+OPEN_GATE = 1.0  # gates of new cross-attention beside a new text tower, which has nothing that closed ones would keep
 RESAMPLER_TOKENS = 16  # for an image, unless `model.resampler_tokens=` is given
 TOWERS: Towers = ("image", "text")
 
@@ -57,6 +58,8 @@ def build(run: Run, tokenizer: Any = None, from_data: Mapping[str, Any] | None =
             raise ValueError(f"give the {name} tower as {name}.name=: the name of a model, a folder or a hub name")
     if s.by == "resampler":
         own.setdefault("resampler_tokens", RESAMPLER_TOKENS)
+    if s.by == "cross" and is_new(run, "text"):
+        own.setdefault("gate_value", OPEN_GATE)
     text: Any = fields["text"]
     if tokenizer is not None:
         overrides = text | dict(from_data or {})

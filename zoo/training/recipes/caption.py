@@ -18,7 +18,7 @@ from zoo.models.bridge.model import Bridge
 from zoo.models.registry import find_variant
 from zoo.preprocessing.tokenizer_training import train
 from zoo.tasks.bleu import BLEU
-from zoo.tasks.caption import UnseenPairBias
+from zoo.tasks.caption import UnseenAnswerBias, UnseenPairBias
 from zoo.tasks.cider import CIDEr
 from zoo.training.parse import SettingsError
 from zoo.training.recipes.bridge import layout_of
@@ -76,12 +76,14 @@ def caption_layout(model: Any, max_length: int) -> TokenLayout:
 
 
 def pair_bias(run: Run, model: Any, data: ImageTextDataModule) -> UnseenPairBias | None:
-    """The bias of the training captions, if the settings ask for it. Raises: SettingsError for a large vocabulary."""
+    """The bias of the training texts, if the settings ask for it. Raises: SettingsError for a large vocabulary."""
     if not run.config.task.unseen_pair_bias:
         return None
     rows = data.train
     texts = [rows.ids[start : start + length].long() for start, length in zip(rows.starts, rows.lengths)]
     try:
+        if isinstance(model, Bridge):
+            return UnseenAnswerBias(texts, rows.prompt_lengths.tolist(), model.text.config.vocab_size)
         return UnseenPairBias(texts, model.config.vocab_size)
     except ValueError as error:
         raise SettingsError(f"unseen_pair_bias=true: {error}; omit it") from None

@@ -17,11 +17,14 @@ class AnswerTextSettings:
         baselines: Also train a text decoder of the same shape on the questions without images (`language_steps` steps),
             and a linear classifier on the trained encoder's features without questions, to compare with.
         language_steps: Number of steps that the text decoder without images is trained, at most those of the run.
+        unseen_pair_bias: Do not hold against the model that the training data never answers a question by a word that
+            answers similar questions, nor that a word never follows another, see `UnseenAnswerBias`.
         early_stopping_patience: Stop after this many validations without improvement; 0 disables early stopping.
     """
 
     baselines: bool = True
     language_steps: int = 600
+    unseen_pair_bias: bool = False
     early_stopping_patience: int = 0
 
     def __post_init__(self) -> None:

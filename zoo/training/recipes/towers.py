@@ -120,7 +120,8 @@ def tower_overrides(
     """({tower: name and fields}, fields of the joint model, which are `own_fields`) from the settings.
 
     A field without a tower prefix is set in the only tower that has it; attention, mixer and dropout are set in both.
-    Fields of a tower in the recipe's YAML apply to the tower named there, not to another that the user chose.
+    Fields of a tower in the recipe's YAML apply to the tower named there, not to another that the user chose, and not
+    if the user sets the field for both.
     """
     s = run.config
     towers: dict[str, dict[str, Any]] = {name: {"name": getattr(s, name).name} for name in modalities}
@@ -130,7 +131,8 @@ def tower_overrides(
         if name in own_fields:  # such as the width of the joint embedding space
             own[name] = value
         elif field and tower in towers:
-            if f"model.overrides.{name}" in run.given or f"{tower}.name" not in run.given:
+            for_both = field in EVERYWHERE and f"model.overrides.{field}" in run.given
+            if f"model.overrides.{name}" in run.given or not (f"{tower}.name" in run.given or for_both):
                 towers[tower][field] = value
         elif name in EVERYWHERE:
             for fields in towers.values():
