@@ -212,6 +212,8 @@ def test_prompts_are_those_of_their_processor(tmp_path):
     assert found == prompts.tokenizer.batch_decode(tokens)
     zoo.save(ours, tmp_path / "zoo")
     assert zoo.load(tmp_path / "zoo").preprocess.around == "<fake_token_around_image>"
+    verified = zoo.verify(tmp_path / "theirs")
+    assert verified.ok and "not compared" not in str(verified)
     zoo.export(ours, tmp_path / "ours")
     again = type(prompts).from_pretrained(tmp_path / "ours")
     assert torch.equal(again(text=[["what", one]])["pixel_values"], prompts(text=[["what", one]])["pixel_values"])

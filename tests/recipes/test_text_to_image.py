@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import killed_at
 from recipe_calls import RESUMED, caller, check_resumed_run, result
+from safetensors.torch import load_file
 
 import zoo
 from zoo.data.synthetic import object_scenes
@@ -88,6 +90,27 @@ def test_it_resumes_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     one, other = (torch.load(file, weights_only=True)["state_dict"] for file in files)
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert result(tmp_path / "parts")["result"] == result(tmp_path / "whole")["result"]
+
+
+@pytest.mark.full
+def test_killed_in_each_of_its_stages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    steps = [f"{stage}_steps=3" for stage in ("tokenizer.train", "ranker.train", "judge")]
+    words = tiny(*steps, "steps=3", "plots=false", "checkpoint_every=1")
+
+    def parts() -> int:
+        return call("text_to_image", tmp_path / "parts", *words)
+
+    # in the tokenizer, the ranker, the classifier (from whose start it is repeated) and the model of image tokens
+    for steps_done in (1, 3, 3, 4):
+        assert killed_at(steps_done, parts, [(torch.optim.AdamW, "step")])
+    capfd.readouterr()
+    assert call("text_to_image", tmp_path / "parts", *words, "lr=0.5") == 2
+    assert "an unfinished run with other settings (optim.lr" in capfd.readouterr().err
+    assert parts() == 0 and call("text_to_image", tmp_path / "whole", *words) == 0
+    assert result(tmp_path / "parts")["result"] == result(tmp_path / "whole")["result"]
+    for name in ("tokenizer", "ranker", "."):
+        one, other = (load_file(tmp_path / run / name / "model" / "model.safetensors") for run in ("parts", "whole"))
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_images_of_a_folder(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ class Transformers(Peer):
         if "Flava" in type(self.image_processor).__name__:
             pixels = self.image_processor(image, return_codebook_pixels=True, return_tensors="pt")
             return pixels["codebook_pixel_values"][0]
-        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        found = self.image_processor(image, return_tensors="pt")
+        return (found if isinstance(found, Tensor) else found["pixel_values"])[0]  # Idefics' returns the pixels alone
 
     @cached_property
     def feature_extractor(self) -> Any:
