@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from zoo.nn import kernels, tile_biases
+from zoo.nn import block_sparse, kernels, tile_biases
 from zoo.nn.block_sparse import Tiles, tiles_of
 from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
@@ -211,7 +211,9 @@ def choose_tiles(
     record: kernels.Capabilities, call: AttentionCall, q: Tensor, v: Tensor, bias: Bias | None
 ) -> tuple[Tiles | None, str]:
     """The tiles of an attention that skips blocks, if it serves and is faster, else None; and the reason."""
-    if torch.compiler.is_compiling() or record.device != "cpu" or v.shape[-1] != call.head_dim:
+    if record.device != "cpu" or call.queries * call.keys < block_sparse.MIN_PAIRS:
+        return None, ""
+    if torch.compiler.is_compiling() or v.shape[-1] != call.head_dim:
         return None, ""
     if not torch.backends.cuda.flash_sdp_enabled():
         return None, ""  # a user may have switched the kernel off, on all devices: `sdpa_kernel(SDPBackend.MATH)`
