@@ -14,7 +14,7 @@ resample=false. word_timestamps=false leaves out the times of words, so that sub
 import sys
 
 from zoo.cli.main import main
-from zoo.cli.transcribe_options import files_and_options, transcribe_flags
+from zoo.cli.transcribe_options import files_and_options, flags_as_keys, transcribe_flags
 
 
 def command(words: list[str]) -> list[str]:
@@ -34,7 +34,7 @@ def run(words: list[str]) -> int:
         print((__doc__ or "").strip())
         return 0
     try:
-        return main(command(words))
+        return main(command(words), reworded=flags_as_keys)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -41,7 +41,9 @@ def test_files(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["talks/one.wav"], "expected files and a model"),
         (["model=whisper"], "expected files and a model"),
         (["talks/day/two.wav", "resample=false", *options], "expected 16000 Hz"),
-        (["talks/one.wav", *options, "out=a.srt"], "a.srt exists: replace it with --overwrite"),
+        (["talks/one.wav", *options, "out=a.srt"], "a.srt exists: replace it with overwrite=true, or give"),
+        (["talks", *options, "out=a.srt"], "out=a.srt is one file, and there are 2 recordings: give a folder, out=a f"),
+        (["talks/one.wav", *options, "format=srt"], "format=srt is for files: give their folder, out=FOLDER"),
         (["talks/one.wav", "model=whisper", "language=fr"], "the model has no token <|fr|>"),
         (["talks/one.wav", *options, "skip_silence=yes"], "skip_silence is 'yes', expected one of true, false"),
         (

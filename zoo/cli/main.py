@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from zoo.models.family import Family
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, 1 where a check fails, 2 for invalid input."""
+def main(argv: Sequence[str] | None = None, *, reworded: Callable[[str], str] = str) -> int:
+    """Run a command line; returns the exit status: 0, 1 where a check fails, 2 for invalid input.
+
+    reworded: changes the messages of errors, of a script whose options are not flags.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in words
     parser = make_parser()
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         hint = "; `zoo doctor` says what is wrong with this installation" if isinstance(error, ImportError) else ""
         for problem in error.problems if isinstance(error, SeveralErrors) else [str(error)]:
-            say(f"error: {' '.join(problem.split()) or type(error).__name__}{hint}", file=sys.stderr)
+            say(f"error: {reworded(' '.join(problem.split())) or type(error).__name__}{hint}", file=sys.stderr)
         return 2
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.run_tables import column_of_run, notice_with_flags, with_flags
-from zoo.data.sources.columns import FILE_NAMES, SMILES_NAMES, TEXT_NAMES, encoded_item, find_columns
+from zoo.data.sources.columns import encoded_item, find_columns, input_names
 from zoo.data.sources.labeled_examples import in_table
 from zoo.data.sources.tables import SUFFIXES, Table, read_table, table_suffix
 from zoo.preprocessing.modality import Modality, of_file
@@ -20,7 +20,6 @@ from zoo.utils.errors import DataError, did_you_mean
 from zoo.utils.escape import say
 from zoo.utils.folders import data_files, describe_files
 
-COLUMN_NAMES = {"text": TEXT_NAMES, "molecule": SMILES_NAMES}  # of other modalities: their own name, or of files
 STDIN = "standard input"
 
 
@@ -204,7 +203,7 @@ class Reader:
         trained = column_of_run(self.source, self.modality.name)
         column = self.column or in_table(table, trained)
         name = self.modality.name
-        usual = COLUMN_NAMES.get(name, (name, *FILE_NAMES) if self.modality.files_only else (name,))
+        usual = input_names(self.modality)
         found = with_flags(lambda: find_columns(table, column, name, (*self.common, *usual)), self.flags)
         if len(found) > (1 if self.modality.files_only else 2):
             more = "" if self.modality.files_only else ", or two for pairs of texts"

@@ -1,12 +1,15 @@
 """Options of `zoo transcribe` as key=value, as the recipes have theirs."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.cli.audio import add_commands
 from zoo.utils.errors import check_choice, did_you_mean
+
+WORDS_OF_MESSAGES = ("exists", "is", "looks", "or", "with", "writes")  # which stand after a flag and are no value of it
 
 
 def files_and_options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -45,6 +48,22 @@ def transcribe_flags(options: dict[str, str]) -> list[str]:
         check_choice(key, value.lower(), ("true", "false"))
         flags += [flag] if value.lower() == "true" else []
     return flags
+
+
+def flags_as_keys(message: str) -> str:
+    """A message of `zoo transcribe` with key=value where it has flags: "--out FILE" becomes "out=FILE"."""
+    known = _actions()
+
+    def as_key(found: re.Match[str]) -> str:
+        key = found[1].replace("-", "_")
+        if key not in known:
+            return found[0]
+        value = found[2] or ""
+        if known[key].nargs == 0:
+            return f"{key}=true{value and f' {value}'}"
+        return f"{key}={value}" if value and value not in WORDS_OF_MESSAGES else f"{key}={value and f' {value}'}"
+
+    return re.sub(r"--([a-z][a-z-]*)(?: ([\w./]+))?", as_key, message)
 
 
 def _actions() -> dict[str, argparse.Action]:

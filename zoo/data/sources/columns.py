@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.sources.tables import Table
+from zoo.preprocessing.modality import Modality
 from zoo.utils.console import announce
 from zoo.utils.errors import DataError, did_you_mean
 
 # Common names of columns.
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "tweet", "document")
 SMILES_NAMES = ("smiles", "SMILES", "Smiles", "canonical_smiles", "mol", "molecule", "structure")
+SEQUENCE_NAMES = ("sequence", "seq", "protein", "protein_sequence", "primary")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "stars", "rating", "score")
 MEDIA_FILE = re.compile(r".+\.(wav|flac|mp3|ogg|opus|m4a|png|jpe?g|webp|gif|bmp|tiff?|heic|avif)", re.I)
 IMAGE_NAMES = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
 FILE_NAMES = ("file", "file_name", "filename", "path", "file_path", "filepath")
+
+INPUT_NAMES = {"text": TEXT_NAMES, "molecule": SMILES_NAMES, "protein": SEQUENCE_NAMES}  # by modality
+
+
+def input_names(modality: Modality) -> tuple[str, ...]:
+    """Common names of the column with the inputs of a modality; of those without names of their own, also of files."""
+    own = (modality.name, *FILE_NAMES) if modality.files_only else (modality.name,)
+    return INPUT_NAMES.get(modality.name, own)
 
 
 def find_column(table: Table, requested: str, role: str, defaults: Sequence[str], taken: Collection[str] = ()) -> str:

@@ -6,11 +6,10 @@ from typing import Any
 
 from zoo.data.sources.class_folders import class_tables
 from zoo.data.sources.columns import (
-    FILE_NAMES,
     LABEL_NAMES,
-    TEXT_NAMES,
     encoded_item,
     find_column,
+    input_names,
     with_decimal_points,
     with_values,
 )
@@ -34,16 +33,15 @@ def read_examples(
     modality = of_model(model)[0]
     if path.is_dir():
         if not modality.files_only:
-            raise DataError(f"{path} is a folder: expected a table of texts, such as validation.csv")
+            raise DataError(f"{path} is a folder: expected a table of {modality.plural}, such as validation.csv")
         tables = class_tables(path, modality.suffixes, f"{modality.name} file")
         table = tables.get("test", tables["train"])
     else:
         table = read_table(path, **options)
-    names = (*FILE_NAMES, modality.name) if modality.files_only else TEXT_NAMES
     if usual is not None:
         column = column or in_table(table, usual(modality.name))
         label_column = label_column or in_table(table, usual("label"))
-    columns = [find_column(table, name.strip(), modality.name, names) for name in column.split(",")]
+    columns = [find_column(table, name.strip(), modality.name, input_names(modality)) for name in column.split(",")]
     for name in columns:
         with_values(table, name, "", modality.name)
     items: list[Any] = list(zip(*(table.columns[name] for name in columns), strict=True))
