@@ -1,12 +1,24 @@
 """Splits and subsets: a seed decides which rows, and every class has its share."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
+from zoo.data.config import TextDataSettings
+from zoo.data.image_text.load import load_captions, load_visual_questions
+from zoo.data.image_text_config import CaptionDataSettings, VisualQuestionSettings
 from zoo.data.pairs.dataset import PairDataset
+from zoo.data.repeated import announce_repeated
 from zoo.data.splits import Splits, balanced_rows, held_out_mask, with_test
 from zoo.data.text.dataset import TextDataset
+from zoo.data.text.load import load_texts
+from zoo.preprocessing.image import ImageProcessor
 from zoo.utils.errors import DataError
+
+PROCESSOR = ImageProcessor(size=(16, 16))
 
 GROUPS = torch.tensor([0] * 40 + [1] * 20 + [2] * 2)
 
@@ -81,3 +93,49 @@ def test_at_most_so_many_items() -> None:
     few = splits(dataset(4, "validation")).limited(8, 2, 0)
     assert (len(few.train), len(few.test), len(few.validation or [])) == (8, 2, 4)
     assert few.train.labels.bincount().tolist() == [2, 2, 2, 2]
+
+
+def test_test_items_that_are_trained_on_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data in (("a", b"one"), ("b", b"two"), ("c", b"three"), ("copy", b"three")):
+        (tmp_path / name).write_bytes(data)
+    files = [tmp_path / name for name in ("a", "b", "c", "copy", "missing")]
+    for train, test, said in (
+        (["x", "y"], ["z", "y", "y"], "2 of 3 test texts are in the training set, too"),
+        (["x"], ["z", "x"], "1 of 2 test texts is in the training set, too"),
+        (["x"], ["z"], ""),
+        (files[:3], [files[3], files[4]], "1 of 2 test texts is in"),  # the same bytes
+        (files[:1], [b"one", b"two"], "1 of 2 test texts is in"),
+        (files[:2], [files[2], files[4]], ""),
+        ([("a", "b")], [("a", "b"), ("b", "a")], "1 of 2 test texts is in"),
+    ):
+        announce_repeated(train, test, "texts")
+        err = capsys.readouterr().err
+        assert said in err if said else not err
+
+
+def test_captions_questions_and_texts_of_a_test_table_that_are_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(6):
+        Image.new("RGB", (16, 16), (40 * i, 9, 9)).save(tmp_path / f"{i}.png")
+    tables = {
+        "pairs": ("file,caption", "{}.png,number {}"),
+        "questions": ("file,question,answer", "{}.png,which?,{}"),
+        "texts": ("text,label", "word {},{}"),
+    }
+    loads: dict[str, Callable[[str, str], object]] = {
+        "pairs": lambda name, test: load_captions(CaptionDataSettings(name=name, test=test), processor=PROCESSOR),
+        "questions": lambda name, test: load_visual_questions(
+            VisualQuestionSettings(name=name, test=test), processor=PROCESSOR
+        ),
+        "texts": lambda name, test: load_texts(TextDataSettings(name=name, test=test)),
+    }
+    for kind, (header, row) in tables.items():
+        for split, numbers in (("train", (0, 1, 2, 3)), ("new", (4, 5)), ("again", (3, 4, 5))):
+            lines = [header, *(row.format(i, "ab"[i % 2]) for i in numbers)]
+            (tmp_path / f"{kind}_{split}.csv").write_text("\n".join(lines) + "\n")
+        train, new, again = (str(tmp_path / f"{kind}_{split}.csv") for split in ("train", "new", "again"))
+        loads[kind](train, new)
+        assert "in the training set, too" not in capsys.readouterr().err
+        loads[kind](train, again)
+        assert "1 of 3 test" in capsys.readouterr().err

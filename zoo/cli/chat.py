@@ -3,14 +3,13 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.settings import settings
+from zoo.cli.settings import is_option, options_of, settings
 from zoo.utils.escape import say
 
-OF_PYTHON = ("cache", "draft", "logits_processor", "streamer", "tokenizer")
 OPTIONS = "max_new_tokens=64 temperature=0.8 top_p=0.9 seed=1"
 
 
@@ -50,30 +49,9 @@ def add_commands(command: Callable[..., Any]) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    from zoo.checkpoints.load import load
-    from zoo.inference.generation.streaming import stream_text
-    from zoo.models.text_to_image import TextToImageModel
+    from zoo.cli.generate_run import generate_command
 
-    files = {name: found for name, found in (("images", args.image), ("audio", args.audio)) if found}
-    prompt, words = args.prompt, args.options
-    if files and prompt is not None and is_option(prompt):  # without a prompt, options take its place
-        prompt, words = None, [prompt, *words]
-    if prompt is None and not files:
-        raise ValueError("the text to continue is missing: zoo generate FOLDER TEXT, or --image FILE to describe one")
-    model = load(args.source)
-    if isinstance(model, TextToImageModel):
-        from zoo.cli.generate_images_run import generate_sheet
-
-        if prompt is None:
-            raise ValueError('the text of the images is missing: zoo generate FOLDER "a red circle"')
-        return generate_sheet(model, prompt, args, words)
-    for flag in ("out", "rerank", "overwrite"):
-        if getattr(args, flag):
-            raise ValueError(f"--{flag} is for models that make images (dalle, maskgit), and {args.source} is a "
-                             f"{type(model).__name__}, which writes a text: omit it")  # fmt: skip
-    stream_text(model, prompt, **options_of(words), **files)
-    print()
-    return 0
+    return generate_command(args)
 
 
 def run_chat(args: argparse.Namespace) -> int:
@@ -111,20 +89,6 @@ def run_chat(args: argparse.Namespace) -> int:
             say(f"The conversation is longer than the model's {chat.limit} tokens: it no longer sees the first "
                 f"{chat.num_dropped} messages.", file=sys.stderr)  # fmt: skip
     return 0
-
-
-def is_option(word: str) -> bool:
-    """Whether a word has the form key=value."""
-    return re.match(r"\w+=", word) is not None
-
-
-def options_of(words: Sequence[str]) -> dict[str, Any]:
-    """The options of zoo.generate. Raises ValueError for those whose values a command line cannot give."""
-    options = settings(words)
-    for name in OF_PYTHON:
-        if name in options:
-            raise ValueError(f"{name}= takes an object of Python: call zoo.generate with it")
-    return options
 
 
 def read_message(terminal: bool) -> str | None:

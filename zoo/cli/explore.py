@@ -46,6 +46,7 @@ def add_command(command: Callable[..., Any]) -> None:
         action="store_true",
         help="measure deletion and insertion curves of the input (zoo.faithfulness), for the table below the maps",
     )
+    new.add_argument("--language", metavar="CODE", help="of the speech, for Whisper, such as de (default: detected)")
     new.add_argument("--resample", action="store_true", help="resample audio to the model's sampling rate")
     new.set_defaults(rest="inputs")
 

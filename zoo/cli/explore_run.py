@@ -15,6 +15,7 @@ from zoo.interpret.roles.head_roles import head_roles
 from zoo.interpret.roles.result import HeadRoles
 from zoo.models.encoder_decoder import EncoderDecoder
 from zoo.models.towers import TowersModel
+from zoo.models.whisper.model import Whisper
 from zoo.preprocessing.modality import MODALITIES, of_file, of_model
 from zoo.utils.escape import say
 from zoo.utils.files import WEIGHT_FILES
@@ -35,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
             model.preprocess = replace(model.preprocess, resample=True)
     inputs: Any = tuple(args.pair) if args.pair else read_inputs(models[0], sources[0], words)
     names = short_names(sources)
+    shown = inputs if args.language is None else with_language(models, inputs, args.language)
     page = explore(
-        models, inputs, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
+        models, shown, layers=choices(args.layers), heads=whole_numbers(args.heads), max_tokens=args.max_tokens,
         around=args.around,
         names=names, roles=[roles_of(model, inputs) for model in models] if args.roles else None,
         faithfulness=measured(models, names, inputs) if args.faithfulness else None,
@@ -44,6 +46,15 @@ def run(args: argparse.Namespace) -> int:
     page.save(args.html)
     say(f"{args.html} ({len(page.html.encode()) / 1e6:,.1f} MB) shows the attention of {' and '.join(sources)}")
     return 0
+
+
+def with_language(models: Sequence[Any], inputs: Any, language: str) -> dict[str, Any]:
+    """An audio clip, or [clip, the text that is written], with its language. Raises ValueError for other models."""
+    for model in models:
+        if not isinstance(model, Whisper):
+            raise ValueError(f"--language is of speech, for Whisper, and a {type(model).__name__} takes none: omit it")
+    clip, *text = inputs if isinstance(inputs, list) else [inputs]
+    return {"audio": clip, "language": language} | ({"target": text[0]} if text else {})
 
 
 def short_names(sources: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoints.load import load
-from zoo.cli.chat import options_of
+from zoo.cli.settings import options_of
 from zoo.inference.generation.images import GeneratedImages, generate_images, options_for
 from zoo.models.base import Model
 from zoo.utils.atomic import write_atomic

@@ -5,7 +5,7 @@ from inspect import signature
 from pathlib import Path
 
 from zoo.checkpoints.load import load
-from zoo.cli.chat import is_option, options_of
+from zoo.cli.settings import is_option, options_of
 from zoo.inference.generation.generate import generate
 from zoo.inference.generation.infill import infill
 from zoo.utils.escape import say

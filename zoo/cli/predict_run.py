@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoints.load import load
-from zoo.cli.chat import options_of
 from zoo.cli.predict_inputs import Inputs, Reader, Row
 from zoo.cli.predict_maps import check_plot, plot_maps
 from zoo.cli.predict_outputs import PLOT, PredictionColumns, check_out, columns_for, joined, json_line, write_table
+from zoo.cli.settings import options_of
 from zoo.cli.table_options import format_options
 from zoo.data.text import parallel, summaries
 from zoo.inference.point_predictions import predicts_points

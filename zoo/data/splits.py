@@ -1,13 +1,14 @@
 """Training, validation and test split of a dataset; seeded, class-balanced subsets and held-out parts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from zoo.data.repeated import announce_repeated
 from zoo.models.config import ProblemType
 from zoo.models.load_report import listed
 from zoo.utils.console import announce
@@ -52,6 +53,10 @@ class Items(ABC):
 
     def key_hashes(self) -> Tensor | None:
         """64 random bits of each row, int64 [N], if its key decides whether it is held out; see `held_out_by_key`."""
+        return None
+
+    def contents(self) -> Sequence[Hashable] | None:
+        """What a model reads of each row, by which a test item that is trained on is found; None: not looked for."""
         return None
 
     def subset(self, count: int, *, seed: int = 0) -> Self:
@@ -157,6 +162,9 @@ def with_test(parts: Mapping[str, D], seed: int, problem: str, classes: Sequence
     Raises: DataError if no item can be held out.
     """
     if "test" in parts:
+        trained, tested = (parts[split].contents() for split in ("train", "test"))
+        if trained is not None and tested is not None:
+            announce_repeated(trained, tested, parts["test"].noun)
         return dict(parts)
     groups = parts["train"].groups()
     held = held_out(parts["train"], TEST_FRACTION, seed, "test")

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy
 import pytest
+import soundfile
 import torch
 from torch import Tensor
+from whisper_peers import transformers_whisper
 
 import zoo
 from zoo.cli.explore_run import short_names, split
@@ -195,6 +197,23 @@ def test_a_clip_and_its_transcript() -> None:
     assert queries[0]["texts"][1:] == ["red", "car"] and keys[0]["grid"] == [1, 50] and shape == [3, 50]
     assert found["encoder"][2] == [50, 50] and keys[0]["seconds"] == 1.0
     assert len(groups(zoo.explore(model, (0.1 * torch.randn(8000), 8000)))["decoder"][0][0]["texts"]) > 1
+
+
+def test_the_language_of_a_clip(text_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transformers_whisper(tmp_path / "whisper")
+    wave = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    soundfile.write(tmp_path / "talk.wav", wave.numpy(), 16000)
+    words = ["explore", str(tmp_path / "whisper"), str(tmp_path / "talk.wav")]
+    page = tmp_path / "page.html"
+    for more in ([], ["so it is"]):
+        assert main([*words, *more, "--language", "de", "--html", str(page)]) == 0
+        assert "|de|" in page.read_text() and "|en|" not in page.read_text()
+    assert main([*words, "so it is", "--html", str(page)]) == 2
+    assert "give language= of the transcripts" in capsys.readouterr().err
+    assert main([*words, "--language", "xx", "--html", str(page)]) == 2
+    zoo.save(text_model, tmp_path / "words")
+    assert main(["explore", str(tmp_path / "words"), TEXT, "--language", "de", "--html", str(page)]) == 2
+    assert "--language is of speech, for Whisper, and a Bert takes none" in capsys.readouterr().err
 
 
 def test_source_and_target_texts() -> None:

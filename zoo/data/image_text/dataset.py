@@ -54,6 +54,9 @@ class ImageTexts(Items):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def contents(self) -> list[bytes]:
+        return [image.numpy().tobytes() for image in self.images]
+
     def take(self, rows: Tensor) -> "ImageTexts":
         """The images of these rows with their texts."""
         chosen = rows.tolist()

@@ -37,6 +37,9 @@ class Rows(Items):
     def __len__(self) -> int:
         return len(self.blobs)
 
+    def contents(self) -> list[Blob]:
+        return self.blobs
+
     def take(self, rows: Tensor) -> "Rows":
         """The pairs of these rows."""
         kept = rows.tolist()

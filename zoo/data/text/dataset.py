@@ -28,6 +28,9 @@ class TextDataset(Items):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def contents(self) -> list[Text]:
+        return self.texts
+
     def take(self, rows: Tensor) -> "TextDataset":
         """The texts of these rows."""
         return TextDataset([self.texts[i] for i in rows.tolist()], self.labels[rows])

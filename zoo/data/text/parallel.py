@@ -43,6 +43,9 @@ class ParallelTexts(Items):
     def __len__(self) -> int:
         return len(self.sources)
 
+    def contents(self) -> list[str]:
+        return self.sources
+
     def take(self, rows: Tensor) -> "ParallelTexts":
         """The pairs of these rows."""
         chosen = rows.tolist()

@@ -43,6 +43,9 @@ class Questions(Items):
     def __len__(self) -> int:
         return len(self.questions)
 
+    def contents(self) -> list[tuple[str, str]]:
+        return list(zip(self.questions, self.contexts))
+
     def take(self, rows: Tensor) -> "Questions":
         """The questions of these rows."""
         lists: list[list[Any]] = [self.questions, self.contexts, self.answers]

@@ -41,6 +41,9 @@ class TaggedSentences(Items):
     def __len__(self) -> int:
         return len(self.words)
 
+    def contents(self) -> list[tuple[str, ...]]:
+        return [tuple(words) for words in self.words]
+
     def take(self, rows: Tensor) -> "TaggedSentences":
         """The sentences of these rows."""
         return TaggedSentences([self.words[i] for i in rows.tolist()], [self.tags[i] for i in rows.tolist()])

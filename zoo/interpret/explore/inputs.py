@@ -117,12 +117,13 @@ def positions_of_parts(model: Any, name: str, item: Any, batch: dict[str, Tensor
 
 
 def by_modality(model: Any, inputs: Any) -> dict[str, Any]:
-    """{"image", "text", "audio" or "target": item} of the inputs of `explore`."""
+    """{"image", "text", "audio", "target" or "language": item} of the inputs of `explore`."""
     taken = [record.name for record in of_model(model)]
     if isinstance(model, TextToImageModel):
         taken.append("image")  # whose tokens it reads
     writes = isinstance(model, EncoderDecoder) and model.decoder is not None
-    names = {**{MODALITIES[name].argument: name for name in taken}, **({"target": "target"} if writes else {})}
+    further = ["target"] * writes + ["language"] * isinstance(model, Whisper)
+    names = {**{MODALITIES[name].argument: name for name in taken}, **{name: name for name in further}}
     if isinstance(inputs, Mapping) and inputs and "array" not in inputs:
         if unknown := [name for name in inputs if name not in names]:
             raise ValueError(f"the model takes no {unknown[0]!r}: expected {', '.join(map(repr, names))}")
@@ -233,13 +234,14 @@ def of_encoder_decoder(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, 
         batch = one_row(processor(item), source)
         encoder = of_text(processor, batch["input_ids"], batch.get("attention_mask"))
         decoder = processor.for_targets()
+    options = {"language": items["language"]} if "language" in items else {}
     target = items.get("target", items.get("text") if source != "text" else None)
     if target is None:
         placed = place(batch, (), next(model.parameters()))  # generate takes no lengths beside the mask
-        written = generate(model, **placed, num_beams=1, max_new_tokens=written_limit(model))
+        written = generate(model, **placed, num_beams=1, max_new_tokens=written_limit(model), **options)
         ids = written[:, :-1] if written.shape[1] > 1 else written
     else:
-        ids = torch.tensor([target_ids(model, target)])
+        ids = torch.tensor([target_ids(model, target, **options)])
     batch[f"{model.decoder_prefix}input_ids"] = ids.cpu()
     tokens = of_text(decoder, ids)
     positions = {"encoder": encoder, "decoder": tokens}
@@ -262,10 +264,10 @@ def written_limit(model: Any) -> int:
     return max(1, min(MAX_NEW_TOKENS, room // 2))
 
 
-def target_ids(model: Any, text: str) -> list[int]:
-    """The tokens that the decoder reads of a target text, from its start token on."""
+def target_ids(model: Any, text: str, language: str = "") -> list[int]:
+    """The tokens that the decoder reads of a target text, from its start token on. language: of it, for Whisper."""
     if isinstance(model, Whisper):
-        encoder = TranscriptTokens.of(model)
+        encoder = TranscriptTokens.of(model, language)
         return [encoder.start, *encoder.encode(text)[:-1]]
     processor = getattr(model.preprocess, "text", model.preprocess)
     if processor is None:
@@ -293,6 +295,7 @@ def of_bridge(model: Any, items: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     if item is None:
         batch = one_row(processor(text=text))
         return batch, {"text": of_text(processor.text, batch["input_ids"], batch.get("attention_mask"))}
+    (text,) = processor.with_token([text], 1)
     text = text if processor.token in text else processor.marked(text, 1)
     batch = one_row(processor(text=text, **{MODALITIES[name].argument: [item]}))
     own = {tower: batch[key] for tower, key in model.tower_inputs(name).items() if key in batch}

@@ -61,8 +61,9 @@ def explore(
         inputs: A text, a pair of texts (tuple), an image, or an audio clip, as `model.preprocess` takes it; a list of
             one of each for models of several towers, such as ["cat.png", "a cat"]; or {"text": ..., "images": ...,
             "audio": ...}. For an encoder-decoder also its target text, as the second item or as "target":
-            without it the one that the model writes. For DALL-E and MaskGIT a text, and its image or the tokens of it
-            as integers [rows, columns]: without them an image that the model makes with seed=0.
+            without it the one that the model writes, for Whisper in the "language", such as {"audio": "talk.wav",
+            "language": "de"}, or the one that is detected. For DALL-E and MaskGIT a text, and its image or the tokens
+            of it as integers [rows, columns]: without them an image that the model makes with seed=0.
         layers, heads: As in `zoo.capture`.
         max_tokens: The page shows the first so many tokens of a text, or times of a clip; what they give to later ones
             counts as the rest. The model reads all of them. Of a graph, the so many nodes nearest to `around`.
