@@ -6,6 +6,7 @@ from tensor_sizes import TensorSizes
 from tile_cases import KEEP, MASKS, PLACES, SCALE, N, qkv
 from torch.utils.checkpoint import checkpoint
 
+from zoo.inference.cost import fused
 from zoo.nn import CAUSAL, ALiBi, T5RelativeBias, TensorBias, Window, block_sparse
 from zoo.nn.block_sparse import tiles_of
 from zoo.nn.masks import NO_MASK, GlobalTokensMask, Mask, MaskView, RandomBlocks, Strided
@@ -206,3 +207,14 @@ def test_a_recomputed_block_drops_the_same_links():
         y = call(*inputs, table)
         found.append([y, *torch.autograd.grad(y.square().sum(), [*inputs, table])])
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("options", ["none", "dropout", "alibi", "t5", "softcap"])
+def test_shapes_alone_as_for_the_cost_of_a_model(options):
+    q, k, v = (x.to("meta").detach().requires_grad_() for x in qkv(dtype=torch.float32))
+    bias = biases(options, TABLE.float().to("meta").requires_grad_()) if options in ("alibi", "t5") else None
+    dropout, softcap = 0.1 if options == "dropout" else 0.0, 5.0 if options == "softcap" else None
+    with fused():
+        y = attend(q, k, v, MASKS["rows without keys"], bias, SCALE, dropout, softcap=softcap)
+        y.sum().backward()
+    assert y.is_meta and k.grad is not None and k.grad.shape == k.shape

@@ -112,7 +112,7 @@ class Tables:
         and there is no bias."""
         if self.bias is not None:
             biased = bias_of(self.bias, tile, self.q_shape, self.keys).to(q.dtype)
-            biased = biased if tile.allowed is None else biased.masked_fill(~tile.allowed, -torch.inf)
+            biased = biased if tile.allowed is None else biased.masked_fill(~tile.allowed.to(biased.device), -torch.inf)
             heads = self.q_shape[1]
             return biased if self.groups == heads else fold(biased.expand(-1, heads, -1, -1), self.groups)
         if tile.allowed is None:

@@ -84,7 +84,8 @@ class PlainTiledAttention(torch.autograd.Function):
                 weights *= dropout(weights)
             out = product(weights, get(tile.rows_of(v), tile.keys))
             if tile.fully_masked is not None:
-                out, lse = out.masked_fill(tile.fully_masked, 0.0), lse.masked_fill(tile.fully_masked[:, 0], NOTHING)
+                hidden = tile.fully_masked.to(out.device)
+                out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
             y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
             if again:
                 before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
@@ -113,7 +114,8 @@ class PlainTiledAttention(torch.autograd.Function):
             (scores, slope), keys = scores_of(tile, q, k, options), get(tile.rows_of(k), tile.keys)
             out, grad, lse = (get(tile.rows_of(x), tile.queries).to(sums.dtype) for x in (y, d_y, sums))
             if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
-                grad, lse = grad.masked_fill(tile.fully_masked, 0.0), lse.masked_fill(tile.fully_masked[:, 0], inf)
+                hidden = tile.fully_masked.to(grad.device)
+                grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
             weights = scores.sub_(lse[..., None]).exp_()
             factors = None if dropout is None else dropout(weights)
             kept = weights if factors is None else weights * factors
@@ -147,7 +149,7 @@ def scores_of(tile: Tile, q: Tensor, k: Tensor, options: Options) -> tuple[Tenso
         scores, slope = share * options.softcap, 1 - share.square()
     if options.bias is not None:
         scores = scores + bias_of(options.bias, tile, q.shape, k.shape[2]).to(dtype)
-    return scores if tile.allowed is None else scores.masked_fill_(~tile.allowed, -inf), slope
+    return scores if tile.allowed is None else scores.masked_fill_(~tile.allowed.to(scores.device), -inf), slope
 
 
 def add_to_values(
