@@ -13,9 +13,8 @@ def serves(bias: Bias, keys: int) -> bool:
     """Whether a bias can be added in tiles: it masks no keys, and if it is learned, then by the values of distances."""
     if bias.hides:
         return False
-    return all(
-        isinstance(leaf, DistanceBias) or not needs_gradient(leaf) for leaf in bias.on_device(keys, "cpu").leaves()
-    )
+    leaves = bias.on_device(keys, "cpu").leaves()
+    return all(isinstance(leaf, DistanceBias) or not needs_gradient(leaf) for leaf in leaves)
 
 
 def needs_gradient(leaf: IndexFunction) -> bool:
