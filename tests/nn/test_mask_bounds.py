@@ -7,10 +7,11 @@ from flex_cases import patterns
 from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window, block_pairs
 from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.mask_bounds import Spans, may_allow
-from zoo.nn.masks import DocumentMask, GlobalTokensMask, Prefix, RandomBlocks, Strided, Window2D, Without
+from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, Prefix, RandomBlocks, Strided, Window2D, Without
 
 N, BLOCK = 200, 8
 KEEP = torch.arange(N) % 50 < 25
+PLACES = (torch.stack([KEEP, ~KEEP]).long().cumsum(1) - 1).clamp(min=0)
 MASKS = {
     **patterns(N),
     "causal": CAUSAL,
@@ -19,6 +20,7 @@ MASKS = {
     "prefix alone": Prefix(9),
     "random": RandomBlocks(20, 2, 1),
     "small random blocks": RandomBlocks(4, 1, 1),
+    "padded random blocks alone": MaskView(RandomBlocks(20, 2, 1), PLACES, PLACES, torch.stack([KEEP, ~KEEP])),
     "strided alone": Strided(64),
     "dilated": Window(30, 30) & Strided(3),
     "strided without a window": Without(Strided(64), Window(3, 3)),
