@@ -93,11 +93,13 @@ class T5RelativeBias(Bias):
         return self.table[self.bucket(k - q), h]
 
     def on_device(self, keys: int, device: Any) -> Bias:
-        reach = max(keys, 1) - 1
-        on_cpu = torch.device(device).type == "cpu"  # a GPU would add the gradients of all far pairs to one place
-        reach = min(reach, max(self.max_distance, self.table.shape[0])) if on_cpu else reach
-        values = self.table.T[:, self.bucket(torch.arange(-reach, reach + 1, device=device))]
-        return NearBias(values) if on_cpu else DistanceBias(values)
+        distances = torch.arange(1 - keys, keys, device=device)
+        return DistanceBias(self.table.T[:, self.bucket(distances)])
+
+    def near(self, keys: int) -> "NearBias":
+        """The same for positions below `keys` on a CPU, with the values of the distances that differ."""
+        reach = min(max(keys, 1) - 1, max(self.max_distance, self.table.shape[0]))
+        return NearBias(self.table.T[:, self.bucket(torch.arange(-reach, reach + 1))])
 
 
 @dataclass(frozen=True, eq=False)

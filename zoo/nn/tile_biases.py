@@ -5,15 +5,30 @@ from torch import Tensor
 
 from zoo.nn.block_sparse import Tile
 from zoo.nn.index_functions import IndexFunction
-from zoo.nn.position_biases import Bias, DistanceBias
+from zoo.nn.position_biases import Bias, BiasOfHeads, BiasView, DistanceBias, Sum, T5RelativeBias
 from zoo.nn.token_positions import Index
+
+
+def for_tiles(bias: Bias, keys: int) -> Bias:
+    """A bias of positions below `keys` as tiles take it: what it looks up are tensors, where possible of a size that does
+    not grow with the length, because their gradient is added up in each tile."""
+    if type(bias) is T5RelativeBias:
+        return bias.near(keys)
+    if type(bias) is Sum:
+        return Sum(for_tiles(bias.left, keys), for_tiles(bias.right, keys))
+    if type(bias) is BiasOfHeads:
+        return BiasOfHeads(for_tiles(bias.inner, keys), bias.table("cpu"))
+    if type(bias) is BiasView:
+        return BiasView(for_tiles(bias.inner, keys), bias.q, bias.k, None)
+    on_cpu: Bias = bias.on_device(keys, "cpu")
+    return on_cpu
 
 
 def serves(bias: Bias, keys: int) -> bool:
     """Whether a bias can be added in tiles: it masks no keys, and if it is learned, then by the values of distances."""
     if bias.hides:
         return False
-    leaves = bias.on_device(keys, "cpu").leaves()
+    leaves = for_tiles(bias, keys).leaves()
     return all(isinstance(leaf, DistanceBias) or not needs_gradient(leaf) for leaf in leaves)
 
 
@@ -25,11 +40,11 @@ def needs_gradient(leaf: IndexFunction) -> bool:
 
 def is_learned(bias: Bias | None, keys: int) -> bool:
     """Whether a bias that `serves` needs a gradient."""
-    return bias is not None and len(learned(bias.on_device(keys, "cpu"))) > 0
+    return bias is not None and len(learned(for_tiles(bias, keys))) > 0
 
 
 def learned(bias: Bias | None) -> list[Tensor]:
-    """The values that need a gradient, of a bias in its form for a device."""
+    """The values that need a gradient, of a bias in its form for tiles."""
     leaves = () if bias is None or not torch.is_grad_enabled() else bias.leaves()
     return [leaf.values for leaf in leaves if isinstance(leaf, DistanceBias) and leaf.values.requires_grad]
 
@@ -41,7 +56,7 @@ def bias_of(bias: Bias, tile: Tile, shape: torch.Size, keys: int) -> Tensor:
     rows = torch.tensor([tile.row]) if tile.row is not None else torch.arange(bias.batch)
     rows = rows if bias.batch > 1 else torch.zeros(1, dtype=torch.long)
     q, k = places(tile.queries) + shift, places(tile.keys)
-    h = torch.arange(shape[1])  # the form for a device does not know its number of heads
+    h = torch.arange(shape[1])  # the form for tiles does not know its number of heads
     return bias(rows.view(-1, 1, 1, 1), h.view(1, -1, 1, 1), q.view(1, 1, -1, 1), k.view(1, 1, 1, -1))
 
 

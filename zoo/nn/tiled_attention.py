@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from zoo.nn.block_sparse import Tile, Tiles
 from zoo.nn.position_biases import Bias
-from zoo.nn.tile_biases import bias_of, learned
+from zoo.nn.tile_biases import bias_of, for_tiles, learned
 from zoo.nn.tiled_plain import NOTHING, plain_tiled_attention
 from zoo.nn.token_positions import add, get, put, token_rows, zeros_like
 
@@ -29,7 +29,7 @@ def tiled_attention(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     if tiles.gathers:
         q, k, v = (token_rows(x) for x in (q, k, v))
-    bias = None if bias is None else bias.on_device(k.shape[2], "cpu")
+    bias = None if bias is None else for_tiles(bias, k.shape[2])
     if dropout or softcap is not None or learned(bias):
         return plain_tiled_attention(q, k, v, tiles, scale, bias, dropout, softcap)
     y: Tensor = TiledAttention.apply(q, k, v, tiles, scale, bias)[0]

@@ -32,7 +32,6 @@ from zoo.nn.position_biases import (
     Bias,
     BiasView,
     DistanceBias,
-    NearBias,
     Slopes,
     T5RelativeBias,
     TensorBias,
@@ -41,17 +40,7 @@ from zoo.nn.position_biases import (
 
 MARGIN = 8  # tokens that can always be removed again: more than speculative decoding proposes
 MIN_ROOM = 32  # tokens at least that are appended before the kept ones move to the start of the buffer
-RELATIVE = (
-    NoMask,
-    Causal,
-    Window,
-    Strided,
-    ALiBi,
-    Slopes,
-    T5RelativeBias,
-    DistanceBias,
-    NearBias,
-)  # of the distance q - k alone
+RELATIVE = (NoMask, Causal, Window, Strided, ALiBi, Slopes, T5RelativeBias, DistanceBias)  # of the distance q - k alone
 
 
 def new_cache(pattern: Mask, batch: int, heads: int, capacity: int, dim: int, like: Tensor) -> KVCache:
