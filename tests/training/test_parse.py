@@ -21,6 +21,8 @@ from zoo.training.parse import (
     resolve,
     shortest,
 )
+from zoo.training.recipes.config import RecallSettings
+from zoo.training.recipes.image_text_config import VQASettings
 from zoo.training.run_dir import differences
 from zoo.utils.options import as_dict, build, flatten, options
 
@@ -181,6 +183,25 @@ def _number(value: object) -> bool:
         return not isinstance(value, bool) and float(value) is not None  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
+
+
+@pytest.mark.parametrize(("cls", "text", "path"), [
+    (ImageSettings, "model: {attention: {kind: local, window: 9}}", "attention"),
+    (ImageSettings, "model: {overrides: {attention: {kind: local, window: 9}}}", "attention"),
+    (VQASettings, "image: {depth: 3, attention: {kind: local, window: 9}}", "image.attention"),
+])  # fmt: skip
+def test_kinds_with_options_in_a_file(tmp_path: Path, cls: type, text: str, path: str) -> None:
+    file = tmp_path / "kinds.yaml"
+    file.write_text(text)
+    made = make_settings(cls, merge([read_yaml(file, cls)]))
+    assert made.model.overrides[path] == {"kind": "local", "window": 9}
+
+
+def test_a_mechanism_with_options_is_one_value(tmp_path: Path) -> None:
+    file = tmp_path / "recall.yaml"
+    file.write_text("mechanism: {kind: local, window: 9}")
+    settings = make_settings(RecallSettings, merge([read_yaml(file, RecallSettings)]))
+    assert flatten(as_dict(settings))["mechanism"] == {"kind": "local", "window": 9}
 
 
 def test_settings_survive_their_yaml() -> None:

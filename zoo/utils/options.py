@@ -57,10 +57,13 @@ def as_dict(settings: Any) -> dict[str, Any]:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"trainer": {"epochs": 3}}` -> `{"trainer.epochs": 3}`; `model.overrides` is flattened, too."""
+    """`{"trainer": {"epochs": 3}}` -> `{"trainer.epochs": 3}`; `model.overrides` is flattened, too.
+
+    A dict with a `kind`, such as `attention: {kind: local, window: 9}`, is a value and no section.
+    """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and prefix != "model.overrides.":
+        if isinstance(value, dict) and prefix != "model.overrides." and "kind" not in value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
