@@ -1,7 +1,7 @@
 """Train a model that answers questions about images: an image encoder joined to a text decoder, as LLaVA or Flamingo.
 
-    python recipes/vqa.py                             synthetic scenes, gated cross-attention between decoder blocks
-    python recipes/vqa.py by=projector                features in the places of image tokens (the default of other data)
+    python recipes/vqa.py                             synthetic scenes
+    python recipes/vqa.py by=cross                    gated cross-attention between the blocks of the decoder
     python recipes/vqa.py by=resampler model.resampler_tokens=8
     python recipes/vqa.py data=emoji                  which kind of emoji it is
     python recipes/vqa.py data=FOLDER                 your own images: a train.csv with file, question and answer
@@ -26,7 +26,7 @@ from zoo.training.recipes.image_text_config import VQASettings
 from zoo.training.result import Result
 from zoo.training.run import Run
 
-LONGER_RUNS = {"synthetic": "epochs=16", "emoji": "epochs=60"}
+LONGER_RUNS = {"synthetic": "epochs=30", "emoji": "epochs=60"}
 
 
 def train(run: Run) -> Result:

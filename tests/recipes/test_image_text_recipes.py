@@ -46,7 +46,7 @@ def test_the_files_of_a_run_that_answers_questions(by: str, tmp_path: Path, caps
     assert call("vqa", tmp_path / "run", *TINY["vqa"], "steps=2", f"by={by}") == 0
     assert steps_alone == [2, 2]  # those of the run, which are fewer than the 600 of language_steps
     printed, notices = capsys.readouterr()
-    assert "caption_epochs=3, and the run has 1 epoch: it reads captions alone" in notices
+    assert "caption_epochs=5, and the run has 1 epoch: it reads captions alone" in notices
     assert "Synthetic data" in printed and "language alone" in printed and "images of others" in printed
     metrics = result(tmp_path / "run")["result"]
     for start in ("", "shuffled_images_", "language_alone_", "image_alone_"):
