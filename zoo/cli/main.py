@@ -25,6 +25,7 @@ from zoo.utils import renamed
 from zoo.utils.console import format_count, format_value, make_table, stdout_console
 from zoo.utils.errors import SeveralErrors, did_you_mean
 from zoo.utils.escape import printable, say
+from zoo.utils.plain_warnings import plain_warnings
 from zoo.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None, *, reworded: Callable[[str], str] = 
     parser = make_parser()
     args = read(parser, [word for word in words if word != "--traceback"])
     try:
-        return args.run(args)
+        with plain_warnings():
+            return args.run(args)
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -12,6 +12,7 @@ from zoo.training.run import Run
 from zoo.training.run_dir import FULL, READ_ONLY, RunError
 from zoo.utils.errors import DataError, LoadError
 from zoo.utils.escape import say
+from zoo.utils.plain_warnings import plain_warnings
 
 USER_ERRORS = (SettingsError, RunError, LoadError, DataError)
 
@@ -37,7 +38,8 @@ def main(train: Callable[[Run], Any], settings: type, argv: Sequence[str] | None
             parse.print_help(settings, train.__globals__.get("__doc__") or "", [defaults])
             return 0
         run = Run.of(file.stem, argv, settings, configs)
-        train(run)
+        with plain_warnings():
+            train(run)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
