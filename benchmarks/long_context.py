@@ -164,10 +164,13 @@ def plot(results: dict[str, Any], file: Path) -> None:
     """Time and memory against length, on logarithmic axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    grid = figure.subplots(2, len(WHAT), sharex=True)
+    shown = [what for what in WHAT.values() if any(len(parts[what]) > 1 for parts in results.values())]
+    if not shown:
+        return
+    figure = Figure(figsize=(2 + 4 * len(shown), 7), layout="constrained")
+    grid = figure.subplots(2, len(shown), sharex=True, squeeze=False)
     for part, unit in enumerate(("CPU seconds", "peak MB")):
-        for axes, what in zip(grid[part], WHAT.values(), strict=True):
+        for axes, what in zip(grid[part], shown, strict=True):
             for number, (kind, parts) in enumerate(results.items()):
                 points = parts[what]
                 values = [points[n][part] / (2**20 if part else 1) for n in sorted(points)]

@@ -10,7 +10,7 @@ from zoo.nn.token_positions import Index
 
 
 def for_tiles(bias: Bias, keys: int) -> Bias:
-    """A bias of positions below `keys` as tiles take it: what it looks up are tensors, where possible of a size that does
+    """A bias of positions below `keys` as tiles take it: what it looks up are tensors, if possible of a size that does
     not grow with the length, because their gradient is added up in each tile."""
     if type(bias) is T5RelativeBias:
         return bias.near(keys)
