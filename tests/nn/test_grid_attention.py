@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import zoo
 from zoo.nn import CAUSAL, CoreSpec
 from zoo.nn.block_sparse import stride_of, tiles_of
 from zoo.nn.grid_attention import on_grid
@@ -68,3 +69,26 @@ def test_grids_come_from_the_model():
         core_of("conv_like", kernel=2)
     with pytest.raises(ValueError, match="columns=0"):
         core_of("axial_row", columns=0)
+
+
+@pytest.mark.parametrize(("name", "options", "prefix"), [
+    ("vit_cifar_tiny", {}, 0), ("vit_cifar_tiny", {"class_token": True, "registers": 2}, 3),
+    ("blip_nano", {"encoder_attention": "conv_like"}, 1), ("coca_nano", {"encoder_attention": "conv_like"}, 1),
+])  # fmt: skip
+def test_models_of_images_give_the_kinds_their_grid(name: str, options: dict, prefix: int) -> None:
+    """A patch on the grid of 8 x 8 sees the square around it and the tokens before the image."""
+    attention = {} if "encoder_attention" in options else {"attention": "conv_like"}
+    model = zoo.create_model(name, seed=0, image_size=32, patch_size=4, depth=1, **attention, **options)
+    blocks = getattr(model, "encoder", model).blocks
+    seen = blocks[0].mixer.core.pattern.dense(64 + prefix, 64 + prefix)[0, 0, prefix + 3 * 8 + 4]
+    square = [prefix + row * 8 + column for row in range(1, 6) for column in range(2, 7)]
+    assert seen.nonzero().flatten().tolist() == [*range(prefix), *square]
+
+
+def test_another_grid_than_that_of_the_images_is_refused() -> None:
+    for given in ({"columns": 4}, {"prefix": 1}):
+        with pytest.raises(ValueError, match=r"have 8 tokens in a row, after 0 others: omit"):
+            zoo.create_model("vit_cifar_tiny", seed=0, attention={"kind": "axial_row"} | given)
+    model = zoo.create_model("vit_cifar_tiny", seed=0, depth=1, attention="axial_column")
+    with pytest.raises(ValueError, match="attention on a grid needs images of"):
+        model([torch.zeros(3, 32, 32), torch.zeros(3, 64, 32)])

@@ -65,11 +65,25 @@ GRID_KINDS = ("axial_row", "axial_column", "conv_like")
 
 
 def on_grid(kind: Any, columns: int, prefix: int) -> Any:
-    """An attention kind, or a list of kinds over the layers, where those for images have the grid of a model; what a
-    kind says of its grid itself stays."""
+    """An attention kind, or a list of kinds over the layers, where those for images have the grid of a model.
+
+    Raises: ValueError if a kind names another grid.
+    """
     if isinstance(kind, list | tuple):
         return tuple(on_grid(each, columns, prefix) for each in kind)
     name = kind.get("kind") if isinstance(kind, dict) else kind
     if name not in GRID_KINDS:
         return kind
-    return {"kind": name, "columns": columns, "prefix": prefix} | (kind if isinstance(kind, dict) else {})
+    given = kind if isinstance(kind, dict) else {}
+    for option, value in (("columns", columns), ("prefix", prefix)):
+        if given.get(option, value) != value:
+            raise ValueError(
+                f"attention {name!r} with {option}={given[option]}: the images of this model have {columns} tokens "
+                f"in a row, after {prefix} others: omit {option}, or give {value}"
+            )
+    return {"kind": name, "columns": columns, "prefix": prefix} | given
+
+
+def has_grid(module: Any) -> bool:
+    """Whether a module is attention over a grid of a fixed size."""
+    return isinstance(module, GridAttention) or bool(getattr(getattr(module, "pattern", None), "grid", None))

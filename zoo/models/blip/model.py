@@ -15,6 +15,7 @@ from zoo.models.tracing import trace_error
 from zoo.nn.frontends.image import PatchEmbedding, Stem
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.grid_attention import on_grid
 from zoo.nn.heads import MaskedLMHead
 from zoo.nn.padding import real_tokens
 from zoo.preprocessing.image import ImageProcessor, pair
@@ -77,7 +78,8 @@ class Blip(EncoderDecoder):
         if name == "encoder":
             size, patch = pair(c.image_size), pair(c.patch_size)
             patches = PatchEmbedding(size, patch, c.in_chans, c.width, stem=c.stem, antialias=False)
-            return Side(patches, self.make_blocks(name))
+            kind = on_grid(c.side(name)["attention"], patches.grid[1], patches.prefix)
+            return Side(patches, self.make_blocks(name, attention=kind))
         width = c.decoder_width or c.width
         norm = nn.LayerNorm(width, c.decoder_norm_eps)
         tokens = TextEmbedding(c.vocab_size, width, max_length=c.max_length, norm=norm, dropout=c.dropout)

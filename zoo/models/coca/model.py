@@ -23,6 +23,7 @@ from zoo.nn.core import Core
 from zoo.nn.frontends.image import PatchEmbedding
 from zoo.nn.frontends.inputs import check_not_empty
 from zoo.nn.frontends.text import TextEmbedding
+from zoo.nn.grid_attention import on_grid
 from zoo.nn.heads import LMHead
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import EncoderDecoderState, StackState
@@ -86,7 +87,8 @@ class CoCa(EncoderDecoder):
         if name == "encoder":
             norm = nn.LayerNorm(c.width, c.norm_eps)
             tokens = PatchEmbedding(pair(c.image_size), pair(c.patch_size), c.in_chans, c.width, norm=norm)
-            return Side(tokens, self.make_blocks(name, final_norm=False))
+            kind = on_grid(c.side(name)["attention"], tokens.grid[1], tokens.prefix)
+            return Side(tokens, self.make_blocks(name, final_norm=False, attention=kind))
         # the last position is that of the class token
         words = TextEmbedding(c.vocab_size, self.num_features, max_length=c.max_length + 1, dropout=c.dropout)
         return Side(words, self.make_decoder())

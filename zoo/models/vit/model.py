@@ -18,6 +18,7 @@ from zoo.models.vit.mapping import MAPPINGS
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.frontends.image import PatchEmbedding, Stem, run_by_size
 from zoo.nn.frontends.inputs import check_not_empty
+from zoo.nn.grid_attention import has_grid, on_grid
 from zoo.nn.heads import (
     AttentionPooling,
     ClassificationHead,
@@ -100,7 +101,7 @@ class ViT(TimmFeatures, Model):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)
         c = config
-        spec = BlockConfig.of(c)
+        norm = BlockConfig.of(c).make_norm() if c.pre_norm else None
         self.patches = PatchEmbedding(
             pair(c.image_size),
             pair(c.patch_size),
@@ -111,10 +112,11 @@ class ViT(TimmFeatures, Model):
             distilled=bool(c.distilled),
             registers=c.registers,
             position_prefix=c.position_prefix,
-            norm=spec.make_norm() if c.pre_norm else None,
+            norm=norm,
             stride=pair(c.patch_size) if c.cut_edges else None,
             antialias=c.position_antialias,
         )
+        spec = BlockConfig.of(c, attention=on_grid(c.attention, self.patches.grid[1], self.patches.prefix))
         self.blocks = spec.stack(c.depth, final_norm=not c.pool_norm)
         self.head = self.make_head()
 
@@ -154,8 +156,8 @@ class ViT(TimmFeatures, Model):
                 "images of several sizes need a head: with head=None the hidden states have several lengths"
             )
         shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
-        if shapes and any(getattr(getattr(m, "pattern", None), "grid", None) for m in self.blocks.modules()):
-            raise ValueError(f"attention with grid= needs images of {self.patches.image_size}, got {shapes.pop()}")
+        if shapes and any(has_grid(m) for m in self.blocks.modules()):
+            raise ValueError(f"attention on a grid needs images of {self.patches.image_size}, got {shapes.pop()}")
         return run_by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
 
     def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
