@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as torch_flex
 
-from zoo.nn import CAUSAL, DocumentMask, Mask, Prefix, Window, block_masks, flex_attention, kernels
-from zoo.nn.block_patterns import BlockLayout, WindowPartition
+from zoo.nn import CAUSAL, DocumentMask, Mask, Prefix, Window, kernels
 from zoo.nn.kernels import Capabilities
 from zoo.nn.masks import GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
+from zoo.nn.sparse import block_masks, flex_attention
+from zoo.nn.sparse.block_patterns import BlockLayout, WindowPartition
 
 N = 200  # two blocks, the second one not full
 

@@ -4,8 +4,8 @@ import torch
 from flex_cases import patterns
 
 from zoo.nn import CAUSAL, GraphMask, PaddingMask, Window
-from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, Strided
+from zoo.nn.sparse.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
 
 STRIDED = Window(9, 9) | Strided(23)
 N, DIM, SCALE = 300, 16, 0.2  # neither a multiple of a tile nor of a block of keys

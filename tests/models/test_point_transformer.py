@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.models.mapping.tensors import export_tensors, import_tensors
 from zoo.models.point_transformer.mapping import TABLE
-from zoo.nn.neighbors import interpolate, nearest_neighbors
+from zoo.nn.graphs.neighbors import interpolate, nearest_neighbors
 
 SMALL = dict(in_features=5, width=16, depth=2, heads=4, num_classes=5, stages=(), neighbors=4, pair_dim=12)
 STAGED = SMALL | dict(stages=(1, 1), stride=3)
@@ -238,7 +238,7 @@ def test_a_decoder_learns_saves_and_loads(tmp_path):
 
 @torch.no_grad()
 def test_memory_grows_with_the_points_and_not_with_their_pairs(monkeypatch):
-    monkeypatch.setattr("zoo.nn.neighbors.PAIRS", 1 << 14)
+    monkeypatch.setattr("zoo.nn.graphs.neighbors.PAIRS", 1 << 14)
     model = zoo.create_model("point_transformer_tiny", **SMALL | dict(depth=1, in_features=3))
     few, many = (most_allocated(partial(model, points=torch.randn(1, n, 3))) for n in (512, 2048))
     assert many < 5 * few

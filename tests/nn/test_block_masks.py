@@ -7,8 +7,10 @@ import torch
 from flex_cases import patterns
 from torch.nn.attention.flex_attention import create_block_mask
 
-from zoo.nn import CAUSAL, NO_MASK, TensorMask, Window, block_masks
-from zoo.nn.block_masks import (
+from zoo.nn import CAUSAL, NO_MASK, TensorMask, Window
+from zoo.nn.masks import Mask, MaskView, RandomBlocks, Strided
+from zoo.nn.sparse import block_masks
+from zoo.nn.sparse.block_masks import (
     CompiledLists,
     blocks_of,
     compiled_lists,
@@ -18,7 +20,6 @@ from zoo.nn.block_masks import (
     mask_mod,
     signature,
 )
-from zoo.nn.masks import Mask, MaskView, RandomBlocks, Strided
 
 CPU = torch.device("cpu")
 

@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from tile_cases import DIM, MASKS, SCALE, STRIDED, N, qkv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoo.nn import CAUSAL, ALiBi, Mask, PaddingMask, TensorBias, Window, block_masks, block_sparse
-from zoo.nn.block_patterns import NeighborBlocks, WindowPartition
-from zoo.nn.block_sparse import Tiles, tiles_of
+from zoo.nn import CAUSAL, ALiBi, Mask, PaddingMask, TensorBias, Window
 from zoo.nn.context import Context
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, RandomBlocks, Strided, Window2D
 from zoo.nn.sdpa import attend, explain_kernel, repeat_kv
-from zoo.nn.tiled_attention import tiled_attention
+from zoo.nn.sparse import block_masks, block_sparse
+from zoo.nn.sparse.block_patterns import NeighborBlocks, WindowPartition
+from zoo.nn.sparse.block_sparse import Tiles, tiles_of
+from zoo.nn.sparse.tiled_attention import tiled_attention
 
 
 @pytest.fixture(autouse=True)

@@ -14,17 +14,16 @@ from zoo.nn import (
     TensorBias,
     TensorMask,
     Window,
-    block_masks,
-    flex_attention,
     kernels,
     sdpa,
 )
-from zoo.nn.block_masks import blocks_of, compiled_lists, lists_in_chunks, signature
 from zoo.nn.context import Context
-from zoo.nn.flex_attention import check_table, is_pattern
 from zoo.nn.masks import MaskView, RandomBlocks, Window2D
 from zoo.nn.position_biases import BiasView
 from zoo.nn.sdpa import attend, explain_kernel
+from zoo.nn.sparse import block_masks, flex_attention
+from zoo.nn.sparse.block_masks import blocks_of, compiled_lists, lists_in_chunks, signature
+from zoo.nn.sparse.flex_attention import check_table, is_pattern
 
 SCALE = 0.3
 

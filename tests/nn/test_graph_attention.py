@@ -8,8 +8,8 @@ from torch import Tensor
 
 from zoo.nn import GraphMask, TensorBias
 from zoo.nn.core import CORES, CoreSpec
-from zoo.nn.edges import SMALL
-from zoo.nn.graph_mask import EdgeBias, EdgeInputs
+from zoo.nn.graphs.edges import SMALL
+from zoo.nn.graphs.graph_mask import EdgeBias, EdgeInputs
 from zoo.nn.init import initialize
 
 NODES, KINDS = 70, ("softmax", "gat", "gatv2")
@@ -42,7 +42,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 def test_edges_alone_give_what_all_pairs_give(kind: str, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     core, found = core_of(kind), []
     for sparse, small in ((True, SMALL), (True, 0), (False, SMALL)):
-        monkeypatch.setattr("zoo.nn.edges.SMALL", small)
+        monkeypatch.setattr("zoo.nn.graphs.edges.SMALL", small)
         mask, parts = graph(sparse), inputs()
         values = torch.randn(len(mask.edges), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         values.requires_grad_()

@@ -5,10 +5,10 @@ import torch
 
 import zoo
 from zoo.nn import CAUSAL, CoreSpec
-from zoo.nn.block_sparse import stride_of, tiles_of
 from zoo.nn.grid_attention import on_grid
-from zoo.nn.mask_bounds import Spans, may_allow
 from zoo.nn.registry import build_core
+from zoo.nn.sparse.block_sparse import stride_of, tiles_of
+from zoo.nn.sparse.mask_bounds import Spans, may_allow
 
 # Of a text of two tokens and an image of three rows and three columns, the keys of the image that each of its tokens
 # sees before it.

@@ -10,11 +10,12 @@ import torch
 from tensor_sizes import TensorSizes
 
 import zoo
-from zoo.nn import CAUSAL, GraphMask, Window, block_masks, block_sparse
-from zoo.nn.block_masks import blocks_of
-from zoo.nn.block_sparse import candidates
+from zoo.nn import CAUSAL, GraphMask, Window
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, Mask, MaskView, RandomBlocks
 from zoo.nn.registry import BUILT_IN, BUILT_IN_MIXERS
+from zoo.nn.sparse import block_masks, block_sparse
+from zoo.nn.sparse.block_masks import blocks_of
+from zoo.nn.sparse.block_sparse import candidates
 from zoo.nn.sparse_attention import SparseAttention
 
 QUADRATIC = {"softmax", "additive", "gat", "gatv2", "axial_column"}

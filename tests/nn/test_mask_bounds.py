@@ -4,10 +4,11 @@ import pytest
 import torch
 from flex_cases import patterns
 
-from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window, block_pairs
-from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
-from zoo.nn.mask_bounds import Spans, may_allow
+from zoo.nn import CAUSAL, NO_MASK, GraphMask, PaddingMask, TensorMask, Window
 from zoo.nn.masks import DocumentMask, GlobalTokensMask, MaskView, Prefix, RandomBlocks, Strided, Window2D, Without
+from zoo.nn.sparse import block_pairs
+from zoo.nn.sparse.block_patterns import BlockLayout, NeighborBlocks, WindowPartition
+from zoo.nn.sparse.mask_bounds import Spans, may_allow
 
 N, BLOCK = 200, 8
 KEEP = torch.arange(N) % 50 < 25

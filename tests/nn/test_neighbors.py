@@ -2,8 +2,8 @@
 
 import torch
 
-from zoo.nn import neighbors
-from zoo.nn.neighbors import NeighborMask, farthest_points, nearest_neighbors, take
+from zoo.nn.graphs import neighbors
+from zoo.nn.graphs.neighbors import NeighborMask, farthest_points, nearest_neighbors, take
 
 PLACES = torch.randn(3, 17, 3, generator=torch.Generator().manual_seed(0))
 KEEP = torch.arange(17) < torch.tensor([[17], [2], [9]])

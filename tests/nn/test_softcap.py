@@ -5,12 +5,13 @@ import torch
 from decoding_cases import context, decode, tokens
 from flex_cases import N, choose_flex_on_cpu, patterns
 
-from zoo.nn import CAUSAL, NO_MASK, ALiBi, BlockConfig, Context, CoreSpec, Window, flex_attention, initialize, sdpa
+from zoo.nn import CAUSAL, NO_MASK, ALiBi, BlockConfig, Context, CoreSpec, Window, initialize, sdpa
 from zoo.nn.heads import LMHead
 from zoo.nn.kernels import AttentionCall, Capabilities, choose
 from zoo.nn.registry import build_core
 from zoo.nn.rms_norm import UnitOffsetRMSNorm
 from zoo.nn.sdpa import attend, repeat_kv
+from zoo.nn.sparse import flex_attention
 
 CAP, SCALE = 1.5, 0.7
 KINDS = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from zoo.nn import CoreSpec
-from zoo.nn.block_patterns import BlockLayout, as_layout
 from zoo.nn.registry import build_core
+from zoo.nn.sparse.block_patterns import BlockLayout, as_layout
 
 
 def test_shifted_windows_are_those_of_swin():

@@ -7,13 +7,14 @@ from tile_cases import KEEP, MASKS, PLACES, SCALE, N, qkv
 from torch.utils.checkpoint import checkpoint
 
 from zoo.inference.cost import fused
-from zoo.nn import CAUSAL, ALiBi, T5RelativeBias, TensorBias, Window, block_sparse
-from zoo.nn.block_sparse import tiles_of
+from zoo.nn import CAUSAL, ALiBi, T5RelativeBias, TensorBias, Window
 from zoo.nn.masks import NO_MASK, GlobalTokensMask, Mask, MaskView, RandomBlocks, Strided
 from zoo.nn.position_biases import Bias, BiasOfHeads, BiasView
 from zoo.nn.sdpa import attend, explain_kernel, repeat_kv
-from zoo.nn.tiled_attention import tiled_attention
-from zoo.nn.tiled_plain import Dropout, PlainTiledAttention
+from zoo.nn.sparse import block_sparse
+from zoo.nn.sparse.block_sparse import tiles_of
+from zoo.nn.sparse.tiled_attention import tiled_attention
+from zoo.nn.sparse.tiled_plain import Dropout, PlainTiledAttention
 
 TABLE = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 PATTERNS = {

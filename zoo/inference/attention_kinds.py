@@ -22,7 +22,7 @@ from zoo.nn.conformance_mixers import MixerHarness, assert_close
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec
 from zoo.nn.frontends.packed_documents import PackedDocuments
-from zoo.nn.graph_core import EdgeCore, EdgeFeatureCore
+from zoo.nn.graphs.graph_core import EdgeCore, EdgeFeatureCore
 from zoo.nn.init import initialize
 from zoo.nn.masks import CAUSAL, Window
 from zoo.nn.mixers.base import Mixer

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.inference.probabilities import NOT_FINITE, activated, label_names
 from zoo.models.base import Model
-from zoo.nn.neighbors import nearest_neighbors
+from zoo.nn.graphs.neighbors import nearest_neighbors
 
 
 class Point(NamedTuple):

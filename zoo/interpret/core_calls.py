@@ -15,7 +15,7 @@ from zoo.interpret.hooks import Layout, attached, check_indices, recomputing, re
 from zoo.interpret.selected_maps import EXTRA, NOTHING, compute_maps, in_rectangle, zero_padded
 from zoo.nn.attention import Attention
 from zoo.nn.core import Core
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.kv_cache import LayerState, LinearAttentionState, State
 from zoo.nn.masks import MaskView, PaddingMask
 from zoo.nn.padding import Groups

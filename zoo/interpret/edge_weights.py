@@ -8,8 +8,8 @@ from torch import Tensor
 
 from zoo.interpret.selected_maps import compute_maps
 from zoo.nn.core import Core
-from zoo.nn.graph_core import EdgeCore
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.graph_core import EdgeCore
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.masks import MaskView, as_mask
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.nn.core import Core
+from zoo.nn.graphs.neighbors import NeighborMask
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention
 from zoo.nn.masks import Mask, MaskView, PaddingMask, as_mask
-from zoo.nn.neighbors import NeighborMask
 from zoo.nn.position_biases import as_bias
 from zoo.nn.softmax_attention import AdditiveAttention, SoftmaxAttention
 from zoo.nn.sparse_attention import (

@@ -12,7 +12,7 @@ from zoo.models.base import Model
 from zoo.models.config import Config, ProblemType
 from zoo.nn.context import Context
 from zoo.nn.exporting import is_exporting
-from zoo.nn.graph_mask import GraphMask, graph_mask
+from zoo.nn.graphs.graph_mask import GraphMask, graph_mask
 from zoo.nn.stack import Stack
 from zoo.preprocessing.graph import GraphProcessor
 

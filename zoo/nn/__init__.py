@@ -10,7 +10,7 @@ from zoo.nn.core import Core, CoreSpec
 from zoo.nn.delta_attention import DeltaAttention, GatedDeltaAttention
 from zoo.nn.gated_cross import GatedCrossAttention
 from zoo.nn.gated_linear_attention import GatedLinearAttention
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.init import initialize
 from zoo.nn.kv_cache import KVCache, LinearAttentionState, RecurrentState, State
 from zoo.nn.linear_attention import LinearAttention, Performer, RandomFeatureAttention

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.core import CoreSpec, attention, masked_softmax
-from zoo.nn.edges import Edges, PairSums, leaky_products
-from zoo.nn.graph_core import EdgeFeatureCore
+from zoo.nn.graphs.edges import Edges, PairSums, leaky_products
+from zoo.nn.graphs.graph_core import EdgeFeatureCore
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import AnyMask
 from zoo.nn.position_biases import AnyBias

@@ -6,9 +6,9 @@ as those of a text, that attend to all tokens and are attended by all. In causal
 
 from typing import Any
 
-from zoo.nn.block_patterns import CausalWindow2D, WindowPartition
 from zoo.nn.core import CoreSpec, attention, check_not_negative, check_positive
 from zoo.nn.masks import GlobalTokensMask, Mask, Strided, Window2D
+from zoo.nn.sparse.block_patterns import CausalWindow2D, WindowPartition
 from zoo.nn.sparse_attention import SparseAttention
 
 

@@ -8,7 +8,7 @@ this record and of what an attention computes, so that tests can choose for any 
 - "varlen": one flash kernel for rows of different lengths, packed without padding;
 - "padded": packed rows are padded for the attention alone, under a mask; "groups": rows of equal length at a time;
 - "flex": a compiled flex_attention, for masks that are patterns and not tensors;
-- "tiles": on a CPU, torch's kernel for blocks of queries and the keys that they see, see `zoo.nn.block_sparse`.
+- "tiles": on a CPU, torch's kernel for blocks of queries and the keys that they see, see `zoo.nn.sparse.block_sparse`.
 """
 
 import importlib.util
@@ -75,7 +75,8 @@ class AttentionCall(NamedTuple):
     """What one attention computes. mask: with the pattern of the kind of attention. bias: "learned" if it needs
     gradients. grad: whether a backward pass follows. ragged: rows of different lengths, packed to [1, H, T, P];
     queries and keys are then the longest row. pattern: whether mask or bias are functions of positions that other
-    kernels need as a table of queries and keys, see `zoo.nn.flex_attention.is_pattern`. softcap: of the scores."""
+    kernels need as a table of queries and keys, see `is_pattern` of `zoo.nn.sparse.flex_attention`.
+    softcap: of the scores."""
 
     dtype: torch.dtype
     heads: int

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.nn.block_patterns import CausalWindow2D, WindowPartition
 from zoo.nn.masks import (
     CAUSAL,
     And,
@@ -24,6 +23,7 @@ from zoo.nn.masks import (
     as_mask,
 )
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
+from zoo.nn.sparse.block_patterns import CausalWindow2D, WindowPartition
 
 
 class State:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from zoo.nn import block_sparse, kernels, tile_biases
-from zoo.nn.block_sparse import Tiles, tiles_of
-from zoo.nn.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
+from zoo.nn import kernels
 from zoo.nn.kernels import HALF, AttentionCall, plain_in_half
 from zoo.nn.masks import CAUSAL, NO_MASK, AnyMask, Mask, MaskView, PaddingMask, TensorMask, Window, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
-from zoo.nn.tiled_attention import tiled_attention
+from zoo.nn.sparse import block_sparse, tile_biases
+from zoo.nn.sparse.block_sparse import Tiles, tiles_of
+from zoo.nn.sparse.flex_attention import FlexError, FlexKernel, check_table, flex_attend, flex_kernel, is_pattern
+from zoo.nn.sparse.tiled_attention import tiled_attention
 
 TORCH_KERNELS: dict[SDPBackend, kernels.KernelName] = {
     SDPBackend.MATH: "math",

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.core import Core, CoreSpec, attention, masked_softmax
-from zoo.nn.edges import Edges
-from zoo.nn.graph_core import EdgeCore
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.edges import Edges
+from zoo.nn.graphs.graph_core import EdgeCore
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.init import Initializer, normal_
 from zoo.nn.masks import AnyMask, MaskView, as_mask
 from zoo.nn.position_biases import AnyBias

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.nn.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, as_layout
 from zoo.nn.core import Core, CoreSpec, attention, check_not_negative, check_positive
 from zoo.nn.kv_cache import State
 from zoo.nn.masks import AnyMask, GlobalTokensMask, Mask, RandomBlocks, Strided, Window, Window2D
 from zoo.nn.position_biases import AnyBias
 from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.sparse.block_patterns import BlockLayout, NeighborBlocks, WindowPartition, as_layout
 from zoo.nn.window_cache import new_cache
 
 

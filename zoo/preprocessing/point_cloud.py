@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.nn.neighbors import farthest_points
+from zoo.nn.graphs.neighbors import farthest_points
 from zoo.preprocessing import point_cloud_io
 from zoo.preprocessing.file_bytes import read_bytes
 from zoo.preprocessing.processor import Processor

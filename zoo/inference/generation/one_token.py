@@ -28,7 +28,6 @@ from zoo.models.text import TextModel
 from zoo.models.text_to_image import TextToImageModel
 from zoo.nn.attention import Attention
 from zoo.nn.block import Block
-from zoo.nn.block_masks import is_constant
 from zoo.nn.context import Context
 from zoo.nn.core import Core
 from zoo.nn.frontends.text import count_positions
@@ -39,6 +38,7 @@ from zoo.nn.position_biases import T5RelativeBias
 from zoo.nn.rotary import Rotary
 from zoo.nn.sdpa import attend_to_all
 from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.sparse.block_masks import is_constant
 from zoo.nn.sparse_attention import LocalAttention, SparseAttention
 from zoo.nn.stack import Stack
 from zoo.nn.window_cache import WindowCache

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from zoo.models.bigbird.random_blocks import random_blocks
-from zoo.nn.block_patterns import BlockLayout, Layout
 from zoo.nn.core import CoreSpec
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import NO_MASK, AnyMask, Mask, MaskView, as_mask
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, as_bias
 from zoo.nn.sdpa import attend
 from zoo.nn.softmax_attention import SoftmaxAttention
+from zoo.nn.sparse.block_patterns import BlockLayout, Layout
 
 
 @dataclass(frozen=True, eq=False)

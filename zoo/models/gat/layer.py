@@ -10,8 +10,8 @@ from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import CORES, Core, CoreSpec
 from zoo.nn.graph_attention import SoftmaxEdgeAttention
-from zoo.nn.graph_core import EdgeFeatureCore
-from zoo.nn.graph_mask import EdgeInputs, GraphMask
+from zoo.nn.graphs.graph_core import EdgeFeatureCore
+from zoo.nn.graphs.graph_mask import EdgeInputs, GraphMask
 from zoo.nn.init import Initializer
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import MaskView

@@ -14,7 +14,7 @@ from zoo.models.gat.layer import GraphAttention
 from zoo.models.gat.mapping import TORCH_GEOMETRIC
 from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
 from zoo.nn.context import Context
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.mlp import activation
 from zoo.nn.stack import Stack

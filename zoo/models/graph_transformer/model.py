@@ -16,7 +16,7 @@ from zoo.models.graph import GraphConfig, GraphModel, GraphPooling
 from zoo.models.graph_transformer.shortest_paths import all_pairs
 from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
-from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.graphs.graph_mask import EdgeBias, GraphMask
 from zoo.nn.heads import TokenClassificationHead
 
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from zoo.nn.attention import Attention
 from zoo.nn.context import Context
 from zoo.nn.core import Core, CoreSpec, masked_softmax
+from zoo.nn.graphs.neighbors import NeighborMask, take
 from zoo.nn.kv_cache import LayerState
 from zoo.nn.masks import AnyMask, as_mask
 from zoo.nn.mlp import activation
-from zoo.nn.neighbors import NeighborMask, take
 from zoo.nn.position_biases import AnyBias
 
 
@@ -75,7 +75,9 @@ def neighbors_of(mask: AnyMask) -> NeighborMask:
     """The neighbors in a mask. Raises ValueError for a mask without them."""
     found = next((part for part in as_mask(mask).parts() if isinstance(part, NeighborMask)), None)
     if found is None:
-        raise ValueError("vector attention is among neighbors: expected a mask with a zoo.nn.neighbors.NeighborMask")
+        raise ValueError(
+            "vector attention is among neighbors: expected a mask with zoo.nn.graphs.neighbors.NeighborMask"
+        )
     return found
 
 

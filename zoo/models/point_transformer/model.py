@@ -19,11 +19,11 @@ from zoo.nn.block_config import BlockConfig
 from zoo.nn.context import Context
 from zoo.nn.core import CoreSpec
 from zoo.nn.frontends.points import PointEmbedding
+from zoo.nn.graphs.neighbors import NeighborMask, farthest_points, interpolate, nearest_neighbors, take
 from zoo.nn.heads import TextClassificationHead, TextPooling, TokenClassificationHead
 from zoo.nn.lengths import AnyLengths
 from zoo.nn.masks import TensorMask
 from zoo.nn.mlp import activation
-from zoo.nn.neighbors import NeighborMask, farthest_points, interpolate, nearest_neighbors, take
 from zoo.nn.stack import Stack
 
 

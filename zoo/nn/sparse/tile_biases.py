@@ -1,12 +1,12 @@
-"""Position biases of an attention in tiles (`zoo.nn.block_sparse`): evaluated for the pairs of one tile at a time."""
+"""Position biases of an attention in tiles (`block_sparse.py`): evaluated for the pairs of one tile at a time."""
 
 import torch
 from torch import Tensor
 
-from zoo.nn.block_sparse import Tile
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.position_biases import Bias, BiasOfHeads, BiasView, DistanceBias, Sum, T5RelativeBias
-from zoo.nn.token_positions import Index
+from zoo.nn.sparse.block_sparse import Tile
+from zoo.nn.sparse.token_positions import Index
 
 
 def for_tiles(bias: Bias, keys: int) -> Bias:

@@ -1,7 +1,7 @@
 """Softmax attention on a CPU that computes only the blocks that a mask allows: windows, global and random keys, graphs.
 
 Queries are split into tiles. Each attends, by torch's fused kernel, to those keys alone that one of its queries may
-see, found from bounds of the mask (`zoo.nn.mask_bounds`) and not from a table of all pairs. So time and memory grow
+see, found from bounds of the mask (`mask_bounds.py`) and not from a table of all pairs. So time and memory grow
 with what may be seen, forward and backward, and the results are those of the dense computation.
 
 A window with every n-th key beside it has no small tiles: neighbors see the same window, but other keys far away. It is
@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.nn.block_masks import is_constant, kept
-from zoo.nn.block_pairs import block_pairs
-from zoo.nn.block_patterns import WindowPartition
-from zoo.nn.mask_bounds import Spans
 from zoo.nn.masks import And, GlobalTokensMask, Mask, MaskView, Or, Strided, Window2D, Without
-from zoo.nn.token_positions import Index, as_index
+from zoo.nn.sparse.block_masks import is_constant, kept
+from zoo.nn.sparse.block_pairs import block_pairs
+from zoo.nn.sparse.block_patterns import WindowPartition
+from zoo.nn.sparse.mask_bounds import Spans
+from zoo.nn.sparse.token_positions import Index, as_index
 
 QUERIES = (64, 128, 256)  # of a tile: fewer see fewer keys that they do not need, more take fewer calls
 SIDE = 8  # of a tile of queries on a grid

@@ -1,6 +1,6 @@
 """Where a mask may be True: for blocks of queries and keys, without evaluating the mask for each pair.
 
-Attention in blocks (`zoo.nn.block_sparse`) skips the blocks of which these bounds say that no pair is allowed. In the
+Attention in blocks (`block_sparse.py`) skips the blocks of which these bounds say that no pair is allowed. In the
 others the mask itself decides, so a bound may be too wide, but never too narrow.
 """
 
@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.nn.block_patterns import BlockLayout, CausalWindow2D, NeighborBlocks, WindowPartition, layout_tensor
 from zoo.nn.global_tokens import GlobalKeys
-from zoo.nn.graph_mask import GraphMask
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.index_functions import IndexFunction
 from zoo.nn.masks import (
     And,
@@ -30,6 +29,7 @@ from zoo.nn.masks import (
     Window2D,
     Without,
 )
+from zoo.nn.sparse.block_patterns import BlockLayout, CausalWindow2D, NeighborBlocks, WindowPartition, layout_tensor
 
 
 class Spans(NamedTuple):

@@ -1,4 +1,4 @@
-"""Softmax attention in tiles (`zoo.nn.block_sparse`), forward and backward."""
+"""Softmax attention in tiles (`block_sparse.py`), forward and backward."""
 
 from math import inf
 from typing import Any
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.block_sparse import Tile, Tiles
 from zoo.nn.position_biases import Bias
-from zoo.nn.tile_biases import bias_of, for_tiles, learned
-from zoo.nn.tiled_plain import NOTHING, plain_tiled_attention
-from zoo.nn.token_positions import add, get, put, token_rows, zeros_like
+from zoo.nn.sparse.block_sparse import Tile, Tiles
+from zoo.nn.sparse.tile_biases import bias_of, for_tiles, learned
+from zoo.nn.sparse.tiled_plain import NOTHING, plain_tiled_attention
+from zoo.nn.sparse.token_positions import add, get, put, token_rows, zeros_like
 
 
 def tiled_attention(

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 
-from zoo.nn import block_masks
-from zoo.nn.block_masks import blocks_of, is_compile_error, is_constant, kept, own_code, signature
-from zoo.nn.graph_mask import EdgeBias, GraphMask
+from zoo.nn.graphs.graph_mask import EdgeBias, GraphMask
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import Mask, NoMask, PaddingMask, TensorMask
 from zoo.nn.position_biases import Bias, BiasView, TensorBias
+from zoo.nn.sparse import block_masks
+from zoo.nn.sparse.block_masks import blocks_of, is_compile_error, is_constant, kept, own_code, signature
 
 # Entries of a mask or bias that are written out as a table on a GPU: 1 GB of bools, up to 10 GB while it is computed.
 MAX_TABLE_ENTRIES = 1 << 30

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from zoo.nn.block_pairs import block_pairs
 from zoo.nn.index_functions import Index, IndexFunction
-from zoo.nn.mask_bounds import Spans
 from zoo.nn.masks import Mask, MaskView
+from zoo.nn.sparse.block_pairs import block_pairs
+from zoo.nn.sparse.mask_bounds import Spans
 
 BLOCK = 128  # flex_attention's own block size
 LISTS = (  # of blocks, in a `BlockMask`: partly masked and full ones, of each block of queries and of keys
@@ -52,7 +52,7 @@ def blocks_of(mask: Mask, queries: int, keys: int, device: torch.device) -> Bloc
 
     With fewer queries than keys the queries are the last positions, as in `mask.dense`. Masks that hold no tensors are
     kept for later calls, up to 256 MB. Building one takes at most 200 MB, whatever the length, and a time that grows
-    with the blocks that are not empty, if the mask has bounds (`zoo.nn.mask_bounds`).
+    with the blocks that are not empty, if the mask has bounds (`zoo.nn.sparse.mask_bounds`).
     """
     if isinstance(mask, MaskView) and not mask.depends_on_batch:
         mask = mask.inner

@@ -1,15 +1,15 @@
 """Which blocks of queries may see which blocks of keys, as a list of pairs: a table of all blocks would be quadratic.
 
-Large blocks are tested first, and the blocks within those alone of which a bound (`zoo.nn.mask_bounds`) allows a pair.
+Large blocks are tested first, and the blocks within those alone of which a bound (`mask_bounds.py`) allows a pair.
 Masks that link positions far from each other, random blocks and graphs, list the blocks of their links.
 """
 
 import torch
 from torch import Tensor
 
-from zoo.nn.graph_mask import GraphMask
-from zoo.nn.mask_bounds import Spans, at_spans, links, may_allow
+from zoo.nn.graphs.graph_mask import GraphMask
 from zoo.nn.masks import And, Mask, MaskView, Or, PaddingMask, RandomBlocks, Without
+from zoo.nn.sparse.mask_bounds import Spans, at_spans, links, may_allow
 
 FACTOR = 8  # blocks of each side that are tested as one, and again so many of those
 FIRST = 1 << 12  # pairs that are tested without testing larger blocks before

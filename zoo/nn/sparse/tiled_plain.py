@@ -1,4 +1,4 @@
-"""Softmax attention in tiles (`zoo.nn.block_sparse`) in plain operations: with what torch's kernel on a CPU does not
+"""Softmax attention in tiles (`block_sparse.py`) in plain operations: with what torch's kernel on a CPU does not
 have, dropout of the weights, biases that are learned, and a soft cap of the scores.
 
 The backward pass computes the weights of a tile again, from the sums of the softmax, and samples the same links to drop
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.block_sparse import Tile, Tiles
 from zoo.nn.position_biases import Bias
-from zoo.nn.tile_biases import bias_of, learned
-from zoo.nn.token_positions import add, get, put, zeros_like
+from zoo.nn.sparse.block_sparse import Tile, Tiles
+from zoo.nn.sparse.tile_biases import bias_of, learned
+from zoo.nn.sparse.token_positions import add, get, put, zeros_like
 
 NOTHING = -1e30  # the logarithm of a sum of no keys, from which others can be subtracted
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.nn.edges import Edges
 from zoo.nn.exporting import is_exporting
+from zoo.nn.graphs.edges import Edges
 from zoo.nn.index_functions import Index
 from zoo.nn.masks import Mask
 from zoo.nn.position_biases import Bias

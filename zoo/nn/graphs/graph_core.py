@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.nn.core import Core, masked_softmax
-from zoo.nn.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
-from zoo.nn.graph_mask import EdgeBias, EdgeInputs, GraphMask, TracedGraph
+from zoo.nn.graphs.edges import Edges, EdgeSoftmax, Products, WeightedSums, sum_of_edges
+from zoo.nn.graphs.graph_mask import EdgeBias, EdgeInputs, GraphMask, TracedGraph
 from zoo.nn.masks import NO_MASK, AnyMask, MaskView
 from zoo.nn.position_biases import AnyBias, Bias, BiasView, Sum, as_bias
 from zoo.nn.sdpa import check_inputs, repeat_kv, soft_capped
