@@ -157,7 +157,10 @@ class ViT(TimmFeatures, Model):
             )
         shapes = {tuple(x.shape[-2:]) for x in pixel_values} - {self.patches.image_size}
         if shapes and any(has_grid(m) for m in self.blocks.modules()):
-            raise ValueError(f"attention on a grid needs images of {self.patches.image_size}, got {shapes.pop()}")
+            raise ValueError(
+                "attention on a grid (grid=, axial and conv_like kinds) needs images of "
+                f"{self.patches.image_size}, got {shapes.pop()}"
+            )
         return run_by_size(pixel_values, lambda group: head(self.blocks(self.embed(group, any_size=True))))
 
     def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
