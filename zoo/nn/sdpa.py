@@ -218,9 +218,12 @@ def choose_tiles(
         return None, ""
     if not torch.backends.cuda.flash_sdp_enabled():
         return None, ""  # a user may have switched the kernel off, on all devices: `sdpa_kernel(SDPBackend.MATH)`
-    if bias is not None and not tile_biases.serves(bias, call.keys):
+    if bias is not None and bias.hides:
         return None, ""
-    plain = call.dropout > 0 or call.softcap is not None or tile_biases.is_learned(bias, call.keys)
+    own = None if bias is None else tile_biases.for_tiles(bias, call.keys)
+    if own is not None and not tile_biases.serves(own):
+        return None, ""
+    plain = call.dropout > 0 or call.softcap is not None or len(tile_biases.learned(own)) > 0
     tables = q.shape[0] * call.heads if plain else 0 if bias is None else bias.batch * bias.heads
     flops = 4 * call.heads * call.head_dim
     tiles = tiles_of(call.mask, call.queries, call.keys, flops, q.shape[0], plain=plain, tables=tables)

@@ -24,11 +24,9 @@ def for_tiles(bias: Bias, keys: int) -> Bias:
     return on_cpu
 
 
-def serves(bias: Bias, keys: int) -> bool:
-    """Whether a bias can be added in tiles: it masks no keys, and if it is learned, then by the values of distances."""
-    if bias.hides:
-        return False
-    leaves = for_tiles(bias, keys).leaves()
+def serves(bias: Bias) -> bool:
+    """Whether a bias in its form for tiles can be added in them: if it is learned, by the values of distances."""
+    leaves = bias.leaves()
     return all(isinstance(leaf, DistanceBias) or not needs_gradient(leaf) for leaf in leaves)
 
 
@@ -36,11 +34,6 @@ def needs_gradient(leaf: IndexFunction) -> bool:
     """Whether the values of a bias have a gradient, by that of one pair."""
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.long)
     return torch.is_grad_enabled() and bool(leaf(zero, zero, zero, zero).requires_grad)
-
-
-def is_learned(bias: Bias | None, keys: int) -> bool:
-    """Whether a bias that `serves` needs a gradient."""
-    return bias is not None and len(learned(for_tiles(bias, keys))) > 0
 
 
 def learned(bias: Bias | None) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """Softmax attention in tiles (`block_sparse.py`), forward and backward."""
 
-from math import inf
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch.autograd.function import once_differentiable
 from zoo.nn.position_biases import Bias
 from zoo.nn.sparse.block_sparse import Tile, Tiles
 from zoo.nn.sparse.tile_biases import bias_of, for_tiles, learned
-from zoo.nn.sparse.tiled_plain import NOTHING, plain_tiled_attention
-from zoo.nn.sparse.token_positions import add, get, put, token_rows, zeros_like
+from zoo.nn.sparse.tiled_plain import NOTHING, in_order, plain_tiled_attention, read, write
+from zoo.nn.sparse.token_positions import add, get, token_rows, zeros_like
 
 
 def tiled_attention(
@@ -46,23 +45,13 @@ class TiledAttention(torch.autograd.Function):
         """Returns the output and the logarithm of the softmax's sums [B, H, N]."""
         y, sums = zeros_like(q), zeros_like(q[..., 0], torch.promote_types(q.dtype, torch.float32)) + NOTHING
         tables = Tables(q.shape, k.shape, bias)
-        for i, tile in enumerate(tiles.tiles + tiles.more):
+        for tile, again in in_order(tiles):
             q_tile, k_tile, v_tile = inputs_of(tile, q, k, v)
             out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q_tile, k_tile, v_tile, attn_mask=tables.of(tile, q_tile), scale=scale
             )
             out, lse = (unfold(x, q.shape[1]) for x in (out, lse))
-            if tile.fully_masked is not None:
-                hidden = tile.fully_masked.to(out.device)
-                out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
-            y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
-            if i >= len(tiles.tiles):
-                before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
-                total = torch.logaddexp(sum_before, lse)
-                out = (sum_before - total).exp_()[..., None] * before + (lse - total).exp_()[..., None] * out
-                lse = total
-            put(y_rows, tile.queries, out)
-            put(sums_rows, tile.queries, lse)
+            write(tile, again, y, sums, out, lse)
         return y, sums
 
     @staticmethod
@@ -80,11 +69,7 @@ class TiledAttention(torch.autograd.Function):
         tables = Tables(q.shape, k.shape, ctx.bias)
         for tile in ctx.tiles.tiles + ctx.tiles.more:
             parts = inputs_of(tile, q, k, v)
-            out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
-            if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
-                hidden = tile.fully_masked.to(grad.device)
-                grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
-            out, grad, lse = (fold(x, k.shape[1]) for x in (out, grad, lse))
+            out, grad, lse = (fold(x, k.shape[1]) for x in read(tile, y, d_y, sums))
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 *(grad, *parts, out, lse, 0.0, False), attn_mask=tables.of(tile, parts[0]), scale=ctx.scale
             )

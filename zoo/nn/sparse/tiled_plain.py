@@ -83,17 +83,7 @@ class PlainTiledAttention(torch.autograd.Function):
             if dropout is not None:
                 weights *= dropout(weights)
             out = product(weights, get(tile.rows_of(v), tile.keys))
-            if tile.fully_masked is not None:
-                hidden = tile.fully_masked.to(out.device)
-                out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
-            y_rows, sums_rows = tile.rows_of(y), tile.rows_of(sums)
-            if again:
-                before, sum_before = get(y_rows, tile.queries), get(sums_rows, tile.queries)
-                total = torch.logaddexp(sum_before, lse)
-                out = (sum_before - total).exp_()[..., None] * before + (lse - total).exp_()[..., None] * out
-                lse = total
-            put(y_rows, tile.queries, out)
-            put(sums_rows, tile.queries, lse)
+            write(tile, again, y, sums, out, lse)
         return y.to(q.dtype), sums
 
     @staticmethod
@@ -112,10 +102,7 @@ class PlainTiledAttention(torch.autograd.Function):
         dropout = options.kept()
         for tile in options.tiles.tiles + options.tiles.more:
             (scores, slope), keys = scores_of(tile, q, k, options), get(tile.rows_of(k), tile.keys)
-            out, grad, lse = (get(tile.rows_of(x), tile.queries).to(sums.dtype) for x in (y, d_y, sums))
-            if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
-                hidden = tile.fully_masked.to(grad.device)
-                grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
+            out, grad, lse = (x.to(sums.dtype) for x in read(tile, y, d_y, sums))
             weights = scores.sub_(lse[..., None]).exp_()
             factors = None if dropout is None else dropout(weights)
             kept = weights if factors is None else weights * factors
@@ -136,6 +123,33 @@ def in_order(tiles: Tiles) -> Iterator[tuple[Tile, bool]]:
     """All tiles, and whether their queries may have been in one before."""
     yield from ((tile, False) for tile in tiles.tiles)
     yield from ((tile, True) for tile in tiles.more)
+
+
+def write(tile: Tile, again: bool, y: Tensor, sums: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Write the output of a tile, and the logarithm of its sums, into those of all queries.
+
+    again: the queries have been in a tile before, with whose output this one is combined.
+    """
+    if tile.fully_masked is not None:
+        hidden = tile.fully_masked.to(out.device)
+        out, lse = out.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], NOTHING)
+    y, sums = tile.rows_of(y), tile.rows_of(sums)
+    if again:
+        before, sum_before = get(y, tile.queries), get(sums, tile.queries)
+        total = torch.logaddexp(sum_before, lse)
+        out = (sum_before - total).exp_()[..., None] * before + (lse - total).exp_()[..., None] * out
+        lse = total
+    put(y, tile.queries, out)
+    put(sums, tile.queries, lse)
+
+
+def read(tile: Tile, y: Tensor, d_y: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The output of a tile's queries, its gradient, and the logarithm of the sums; none of it for masked queries."""
+    out, grad, lse = (get(tile.rows_of(x), tile.queries) for x in (y, d_y, sums))
+    if tile.fully_masked is not None:  # with an infinite sum the weights are zeros
+        hidden = tile.fully_masked.to(grad.device)
+        grad, lse = grad.masked_fill(hidden, 0.0), lse.masked_fill(hidden[:, 0], inf)
+    return out, grad, lse
 
 
 def scores_of(tile: Tile, q: Tensor, k: Tensor, options: Options) -> tuple[Tensor, Tensor | None]:
